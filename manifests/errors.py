@@ -1,0 +1,17 @@
+"""What goes wrong through no fault of the code: errors whose message is for the user."""
+
+
+class GenintError(Exception):
+    """Work that could not be done; the command line prints the message and exits with 1."""
+
+
+class UsageError(GenintError):
+    """A request that cannot be met as asked; the command line prints the message and exits with 2."""
+
+
+class RecipeError(UsageError):
+    """A recipe that is not valid, found before any work starts."""
+
+
+class FormatError(GenintError):
+    """A file that is not what its name promises: truncated, altered or of another format."""
