@@ -1,0 +1,226 @@
+"""A shard: a plain USTAR tar in WebDataset layout, byte-reproducible, with an index of its members.
+
+webdataset's own TarWriter stamps a float mtime (1 KiB more a member and other bytes in each run), so the writer is
+ours; every reader of the format reads the result. The index has the text format of NVIDIA DALI's wds2idx ("v1.2"):
+a line a sample, and in it extension, data offset, size and member name of each member.
+"""
+
+import hashlib
+import os
+import tarfile
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from types import TracebackType
+from typing import BinaryIO, Self, TypeVar
+
+from .errors import FormatError
+
+BLOCK = tarfile.BLOCKSIZE
+INDEX_VERSION = "v1.2"
+
+
+@dataclass(frozen=True)
+class ShardSummary:
+    """What was written: sizes and digests of the tar and of its index, and the keys at both ends ("" if empty)."""
+
+    bytes: int
+    sha256: str
+    index_bytes: int
+    index_sha256: str
+    samples: int
+    first_key: str
+    last_key: str
+
+
+@dataclass(frozen=True)
+class Member:
+    """Where the bytes of one member lie in the tar."""
+
+    offset: int
+    size: int
+
+
+Index = dict[str, dict[str, Member]]
+"""Members of a shard by sample key and extension, in the order of the tar."""
+
+
+class ShardWriter:
+    """Write one shard, whole or not at all.
+
+    `with ShardWriter(path) as shard: shard.add(key, members)`: the tar and its index are written beside `path`,
+    synced, re-read and counted, and renamed only when the block ends without an exception.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.index_path = index_path(path)
+        token = uuid.uuid4().hex
+        self._temporary = path.with_name(f"{path.name}.tmp.{token}")
+        self._temporary_index = path.with_name(f"{self.index_path.name}.tmp.{token}")
+        self._digest = hashlib.sha256()
+        self._offset = 0
+        self._members = 0
+        self._lines: list[str] = []
+        self._keys: list[str] = []
+        self.summary: ShardSummary | None = None
+
+    def __enter__(self) -> Self:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file: BinaryIO = open(self._temporary, "wb")
+        return self
+
+    def add(self, key: str, members: Mapping[str, bytes]) -> None:
+        """Append the members of one sample (extension to content), sorted by extension."""
+        if not key.isascii() or "." in key or "/" in key or not key:
+            raise ValueError(f"sample key {key!r}: must be ASCII without dot or slash")
+        fields: list[str] = []
+        for extension, content in sorted(members.items()):
+            name = f"{key}.{extension}"
+            self._write(_header(name, len(content)))
+            fields += [extension, str(self._offset), str(len(content)), name]
+            self._write(content)
+            self._write(b"\0" * (-len(content) % BLOCK))
+            self._members += 1
+        self._lines.append(" ".join(fields))
+        self._keys.append(key)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._publish()
+        finally:
+            self._file.close()
+            for leftover in (self._temporary, self._temporary_index):
+                leftover.unlink(missing_ok=True)
+
+    def _publish(self) -> None:
+        # End of archive: two zero blocks, then zeros up to tar's customary record.
+        self._write(b"\0" * (2 * BLOCK))
+        self._write(b"\0" * (-self._offset % tarfile.RECORDSIZE))
+        index = "".join(f"{line}\n" for line in (f"{INDEX_VERSION} {len(self._lines)}", *self._lines)).encode()
+        with open(self._temporary_index, "wb") as index_file:
+            index_file.write(index)
+            _sync(index_file)
+        _sync(self._file)
+        found = sum(1 for _ in iterate_members(self._temporary))
+        if found != self._members:
+            raise FormatError(f"{self.path}: {found} members read back, {self._members} written")
+        os.replace(self._temporary_index, self.index_path)
+        os.replace(self._temporary, self.path)
+        sync_folder(self.path.parent)
+        self.summary = ShardSummary(
+            bytes=self._offset,
+            sha256=self._digest.hexdigest(),
+            index_bytes=len(index),
+            index_sha256=hashlib.sha256(index).hexdigest(),
+            samples=len(self._keys),
+            first_key=self._keys[0] if self._keys else "",
+            last_key=self._keys[-1] if self._keys else "",
+        )
+
+    def _write(self, content: bytes) -> None:
+        self._file.write(content)
+        self._digest.update(content)
+        self._offset += len(content)
+
+
+def _sync(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _header(name: str, size: int) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.size, info.mode, info.mtime = size, 0o644, 0
+    return info.tobuf(tarfile.USTAR_FORMAT, "ascii", "strict")
+
+
+AnyPath = TypeVar("AnyPath", bound=PurePath)
+
+
+def index_path(path: AnyPath) -> AnyPath:
+    """The index beside a shard: `name.tar` has `name.idx`."""
+    return path.with_suffix(".idx")
+
+
+def sha256_of_file(path: Path) -> str:
+    """Digest of a local file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames inside `folder` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def iterate_members(path: Path) -> Iterator[tuple[str, Member]]:
+    """Members of a tar in order, from the tar alone. Raises FormatError where it is cut or damaged.
+
+    A tar cut at a block boundary reads short without an error in most tools: the end-of-archive blocks are required.
+    """
+    size = path.stat().st_size
+    try:
+        with tarfile.open(path, "r:", ignore_zeros=False, errorlevel=2) as archive:
+            for member in archive:
+                if not member.isfile():
+                    raise FormatError(f"{path}: member {member.name!r} is not a regular file")
+                yield member.name, Member(member.offset_data, member.size)
+            end = archive.offset
+        with open(path, "rb") as file:
+            file.seek(end - BLOCK if end > size - BLOCK else end)
+            if file.read(2 * BLOCK) != b"\0" * (2 * BLOCK):
+                raise FormatError(f"{path}: no end-of-archive mark in {size} bytes; the file is cut short")
+    except tarfile.TarError as error:
+        raise FormatError(f"{path}: not a complete tar: {error}") from error
+
+
+def make_index(path: Path) -> Index:
+    """The index of a tar that came without one, by reading its headers."""
+    index: Index = {}
+    for name, member in iterate_members(path):
+        key, _, extension = name.partition(".")
+        index.setdefault(key, {})[extension] = member
+    return index
+
+
+def load_index(path: Path) -> Index:
+    """Read the index beside the shard `path`. Raises FormatError where it is not one."""
+    location = index_path(path)
+    try:
+        return read_index(location.read_text("ascii"))
+    except (ValueError, IndexError) as error:
+        raise FormatError(f"{location}: not a {INDEX_VERSION} index: {error}") from error
+
+
+def read_index(text: str) -> Index:
+    """Parse the text of an index file. Raises ValueError or IndexError where it is none."""
+    header, *lines = text.splitlines()
+    version, count = header.split()
+    if version != INDEX_VERSION or int(count) != len(lines):
+        raise ValueError(f"header {header!r} over {len(lines)} lines")
+    index: Index = {}
+    for line in lines:
+        fields = line.split(" ")
+        key = fields[3].partition(".")[0]
+        index[key] = {fields[i]: Member(int(fields[i + 1]), int(fields[i + 2])) for i in range(0, len(fields), 4)}
+    return index
+
+
+def read_sample(file: int, members: Mapping[str, Member]) -> dict[str, bytes]:
+    """Read a sample's members from an open file descriptor by position. Raises FormatError on a short read."""
+    content = {extension: os.pread(file, member.size, member.offset) for extension, member in members.items()}
+    for extension, member in members.items():
+        if len(content[extension]) != member.size:
+            raise FormatError(
+                f"member .{extension}: {len(content[extension])} of {member.size} bytes at offset {member.offset}"
+            )
+    return content
