@@ -1,0 +1,222 @@
+"""The recipe: one TOML file that holds everything that changes a pixel, and nothing else."""
+
+import difflib
+import hashlib
+import json
+import tomllib
+from collections.abc import Iterator, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import tomli_w
+from pydantic import Field, ValidationError, model_validator
+
+from .errors import RecipeError
+from .sources import AnyStream
+from .sources.stream import Name, Table
+
+MINI_GENERATOR = "mini"
+
+
+class Generator(Table):
+    """Which generator renders, and how: what changes its floating point belongs here."""
+
+    name: Name = Field(
+        description='"mini" (shipped), a published biggan-deep-128/256/512, or a name of your own with --weights DIR.'
+    )
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16 is for CPUs and GPUs that have it.")
+    batch_size: int = Field(64, gt=0, description="Fixed members of a render batch: part of the floating point.")
+
+
+class DirectionsTable(Table):
+    """Where the principal directions come from (method: GANSpace, Härkönen et al. 2020)."""
+
+    method: Literal["exact", "sampled", "imported"] = Field(
+        "exact",
+        description="exact: SVD of generator.gen_z; sampled: incremental PCA of any layer; imported: a GANSpace .npz "
+        "bound by --input directions=FILE.",
+    )
+    layer: str = Field("generator.gen_z", description="Layer whose activations are decomposed.")
+    samples: int = Field(1_000_000, gt=0, description="Latents of the sampled method.")
+    class_label: int = Field(0, ge=0, description="Class of the sampled latents, and of the stored activation mean.")
+
+    @model_validator(mode="after")
+    def _exact_is_linear(self) -> Self:
+        if self.method == "exact" and self.layer != "generator.gen_z":
+            raise ValueError(f'layer = "{self.layer}": not linear, so method = "exact" does not apply; use "sampled"')
+        return self
+
+
+class Recipe(Table):
+    """One recipe makes one dataset of one or more streams."""
+
+    name: Name = Field(description="Name of the dataset.")
+    seed: int = Field(ge=0, lt=2**63, description="Every draw is keyed by it.")
+    notes: str = Field("", description="What a user of the dataset should know; goes into its card.")
+    license: str = Field("", description="Licence of the dataset, for its card.")
+    generator: Generator | None = None
+    directions: DirectionsTable = DirectionsTable()
+    streams: list[AnyStream] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _streams_fit(self) -> Self:
+        seen: list[str] = []
+        for stream in self.streams:
+            if stream.name in seen:
+                raise ValueError(f"two streams are named {stream.name!r}")
+            for earlier in stream.depends_on():
+                if earlier not in seen:
+                    raise ValueError(f"stream {stream.name!r} reads {earlier!r}, which is not an earlier stream")
+            if stream.uses_generator and self.generator is None:
+                raise ValueError(f"stream {stream.name!r} is generated, but there is no [generator]")
+            seen.append(stream.name)
+        return self
+
+    def stream(self, name: str) -> AnyStream:
+        """The stream of that name. Raises RecipeError with the known names."""
+        for stream in self.streams:
+            if stream.name == name:
+                return stream
+        raise RecipeError(f"no stream {name!r} in recipe {self.name!r}{suggest(name, [s.name for s in self.streams])}")
+
+    def inputs(self) -> list[str]:
+        """Names of all outside inputs, in order of first use."""
+        names = [name for stream in self.streams for name in stream.inputs()]
+        if self.directions.method == "imported" and any(stream.uses_directions for stream in self.streams):
+            names.append("directions")
+        return list(dict.fromkeys(names))
+
+    def flatten(self) -> dict[str, Any]:
+        """Every key with its value, streams by name: `streams.interventional.truncation`. Defaults are spelled out."""
+        return dict(_flatten(self.model_dump(mode="json", exclude_none=True)))
+
+    def digest(self) -> str:
+        """Digest of all keys and values; formatting, comments and spelled-out defaults do not matter."""
+        return hashlib.sha256(json.dumps(self.flatten(), sort_keys=True).encode()).hexdigest()
+
+    def to_toml(self) -> str:
+        """The recipe as TOML with every default spelled out, so that later defaults do not change it."""
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+
+def shipped_recipes() -> dict[str, str]:
+    """Names and TOML texts of the recipes in the package."""
+    folder = files(__package__) / "recipes"
+    texts = {entry.name.removesuffix(".toml"): entry for entry in folder.iterdir() if entry.name.endswith(".toml")}
+    return {name: texts[name].read_text("utf-8") for name in sorted(texts)}
+
+
+def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Load a shipped recipe or a file, with `KEY=VALUE` overrides (`streams.<name>.<key>`, values in TOML).
+
+    Raises RecipeError that names the offending key and what was expected.
+    """
+    shipped = shipped_recipes()
+    path = Path(name_or_path)
+    if name_or_path in shipped:
+        text = shipped[name_or_path]
+    elif path.is_file():
+        text = path.read_text("utf-8")
+    elif path.suffix == ".toml" or "/" in name_or_path:
+        raise RecipeError(f"{name_or_path}: no such recipe file")
+    else:
+        raise RecipeError(f"no recipe {name_or_path!r}{suggest(name_or_path, list(shipped))}")
+    return read_recipe(text, name_or_path, overrides)
+
+
+def read_recipe(text: str, origin: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Parse and validate a recipe's TOML text; `origin` names it in errors."""
+    try:
+        tree = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{origin}: not TOML: {error}") from error
+    for override in overrides:
+        _override(tree, override)
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        raise RecipeError(f"{origin}: {explain(error, tree)}") from error
+
+
+def explain(error: ValidationError, tree: dict[str, Any]) -> str:
+    """The first problem of a validation, in one line: where, what was found, what was expected."""
+    first = error.errors()[0]
+    # Pydantic puts the discriminator's value into the location of a stream's key.
+    location = [part for i, part in enumerate(first["loc"]) if not (i == 2 and first["loc"][0] == "streams")]
+    if len(location) > 1 and location[0] == "streams" and isinstance(location[1], int):
+        stream = tree["streams"][location[1]]
+        location[1] = stream.get("name", location[1]) if isinstance(stream, dict) else location[1]
+    where = ".".join(map(str, location))
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if first["type"] == "extra_forbidden":
+        known = _known_keys(first["loc"])
+        return f"unknown key {where!r}{suggest(str(location[-1]), known)}{more}"
+    if first["type"] == "missing":
+        return f"key {where!r} is missing{more}"
+    if first["type"] == "union_tag_invalid":
+        return f"{where}.source = {first['ctx']['tag']!r}: no such source; known: {first['ctx']['expected_tags']}{more}"
+    message = first["msg"].removeprefix("Value error, ")
+    found = f" = {first['input']!r}" if isinstance(first["input"], (str, int, float, bool)) else ""
+    return f"{where}{found}: {message}{more}" if where else f"{message}{more}"
+
+
+def suggest(word: str, known: Sequence[str]) -> str:
+    """`; did you mean ...?` where something is close, and what is known in any case."""
+    close = difflib.get_close_matches(word, known, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return f"{hint}; known: {', '.join(known)}"
+
+
+def _known_keys(location: Sequence[int | str]) -> list[str]:
+    model: type[Table] = Recipe
+    if location[0] == "generator" and len(location) > 1:
+        model = Generator
+    elif location[0] == "directions" and len(location) > 1:
+        model = DirectionsTable
+    elif location[0] == "streams" and len(location) > 2:
+        model = stream_models()[str(location[2])]
+    return sorted(model.model_fields)
+
+
+def stream_models() -> dict[str, type[Table]]:
+    """Model of each source by its name, read off the registry."""
+    union = AnyStream.__origin__.__args__  # type: ignore[attr-defined]  # Annotated[A | B, ...]
+    return {model.model_fields["source"].annotation.__args__[0]: model for model in union}
+
+
+def _override(tree: dict[str, Any], override: str) -> None:
+    dotted, separator, text = override.partition("=")
+    if not separator:
+        raise RecipeError(f"--set {override}: expected KEY=VALUE, such as streams.interventional.truncation=0.5")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text  # a bare word is a string, as on any command line
+    *parents, key = dotted.strip().split(".")
+    table: Any = tree
+    for i, part in enumerate(parents):
+        if isinstance(table, list):
+            named = [entry for entry in table if entry.get("name") == part]
+            if not named:
+                names = [str(entry.get("name")) for entry in table]
+                raise RecipeError(f"--set {override}: no stream {part!r}{suggest(part, names)}")
+            table = named[0]
+        else:
+            table = table.setdefault(part, {})
+        if not isinstance(table, dict | list):
+            raise RecipeError(f"--set {override}: {'.'.join(parents[: i + 1])} is a value, not a table")
+    if isinstance(table, list):
+        raise RecipeError(f"--set {override}: name a key of the stream, such as {dotted}.truncation")
+    table[key] = value
+
+
+def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _flatten(inner, f"{prefix}.{key}" if prefix else key)
+    elif prefix == "streams":
+        for stream in value:
+            yield from _flatten(stream, f"streams.{stream['name']}")
+    else:
+        yield prefix, value

@@ -1,0 +1,16 @@
+"""The registry of sources.
+
+A new kind of stream is one module here, one in pipeline/sources, and a line in each registry.
+"""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from .generated import InterventionalStream, ObservationalStream
+from .mini_world import MiniWorldStream
+from .natural import NaturalStream
+
+AnyStream = Annotated[
+    NaturalStream | MiniWorldStream | ObservationalStream | InterventionalStream, Field(discriminator="source")
+]

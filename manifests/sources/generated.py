@@ -1,0 +1,196 @@
+"""Streams rendered by the class-conditional generator: observational and interventional (paper, section 4.2)."""
+
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from ..directions import intervene
+from ..errors import RecipeError, UsageError
+from ..randomness import draw_without_replacement, random_words, truncated_normal, uniform
+from ..step_ranges import step_ranges
+from .stream import Facts, Role, Sample, Stream
+
+# Third counter word: what the draws of one latent are for.
+LATENT, INTERVENTIONS = 0, 1
+PACKAGE_BOUND = 2.0
+
+
+class GeneratedStream(Stream):
+    """What both kinds share: which latents, of which classes, under which truncation."""
+
+    role: ClassVar[Role] = "generated"
+    uses_generator: ClassVar[bool] = True
+
+    classes: list[int] | None = Field(
+        None, description="Class labels; all of the generator's by default.", min_length=1
+    )
+    latents_per_class: int = Field(gt=0, description="Latents drawn for each class, independently between classes.")
+    truncation: float = Field(1.0, gt=0, description="t: scale of the latents, and which batch-norm statistics.")
+    sampler: Literal["scaled", "threshold"] = Field(
+        "scaled",
+        description="scaled: t * TruncNormal(-2, 2), as the package; threshold: |z| <= t by resampling, as BigGAN, "
+        "with the batch-norm statistics of t = 1 (an assumption: none are published for it).",
+    )
+
+    def check(self, facts: Facts) -> None:
+        if self.sampler == "scaled" and self.truncation > 1:
+            raise RecipeError(
+                f"streams.{self.name}.truncation = {self.truncation}: the batch-norm statistics end at 1.0; "
+                'use sampler = "threshold" for larger values'
+            )
+        known = len(self.class_names(facts))
+        wrong = [label for label in self.classes or () if not 0 <= label < known]
+        if wrong:
+            raise RecipeError(f"streams.{self.name}.classes: {wrong[0]} is not a class label (0 to {known - 1})")
+
+    def class_names(self, facts: Facts) -> Sequence[str]:
+        assert facts.generator is not None
+        return facts.generator.class_names
+
+    @property
+    def statistics_truncation(self) -> float:
+        """The truncation whose batch-norm statistics the generator uses."""
+        return self.truncation if self.sampler == "scaled" else 1.0
+
+    def class_labels(self, facts: Facts) -> list[int]:
+        return list(range(len(self.class_names(facts)))) if self.classes is None else self.classes
+
+    def per_latent(self) -> int:
+        """Images made of one latent."""
+        return 1
+
+    def count(self, facts: Facts) -> int:
+        return len(self.class_labels(facts)) * self.latents_per_class * self.per_latent()
+
+    def locate(self, facts: Facts, index: int) -> tuple[int, int, int]:
+        """Class label, latent index and rank within the latent of a sample index."""
+        latent, rank = divmod(index, self.per_latent())
+        position, latent_index = divmod(latent, self.latents_per_class)
+        return self.class_labels(facts)[position], latent_index, rank
+
+    def draw_latents(self, facts: Facts, indices: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Latents z [N, z_dim] of samples before any intervention, scaled by the truncation."""
+        assert facts.generator is not None
+        places = [self.locate(facts, int(index)) for index in indices]
+        words = np.array(
+            [
+                random_words(facts.seed, self.name, latent, label, LATENT, count=facts.generator.z_dim)
+                for label, latent, _ in places
+            ],
+            np.uint64,
+        ).reshape(len(places), facts.generator.z_dim)
+        if self.sampler == "threshold":
+            return truncated_normal(words, self.truncation)
+        return self.truncation * truncated_normal(words, PACKAGE_BOUND)
+
+    def latents(self, facts: Facts, indices: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Final latents [N, z_dim] of samples, as the generator gets them."""
+        return self.draw_latents(facts, indices)
+
+    def samples(self, facts: Facts, indices: NDArray[np.int64]) -> list[Sample]:
+        return [self._sample(facts, int(index)) for index in indices]
+
+    def _sample(self, facts: Facts, index: int) -> Sample:
+        label, latent_index, _ = self.locate(facts, index)
+        assert facts.generator is not None
+        return Sample(
+            self.key(index),
+            label,
+            {
+                "source": self.source,
+                "stream": self.name,
+                "seed": facts.seed,
+                "generator": facts.generator.name,
+                "sample_index": index,
+                "class_label": label,
+                "class_name": facts.generator.class_names[label],
+                "latent_index": latent_index,
+                "truncation": self.truncation,
+                "sampler": self.sampler,
+            },
+        )
+
+
+class ObservationalStream(GeneratedStream):
+    """Images as the generator makes them: the GAN-augmentation baseline (Ravuri & Vinyals 2019)."""
+
+    source: Literal["observational"]
+
+
+class InterventionalStream(GeneratedStream):
+    """Images whose latent was set, along one principal direction, to a step drawn alike for every class."""
+
+    uses_directions: ClassVar[bool] = True
+
+    source: Literal["interventional"]
+    interventions_per_latent: int = Field(
+        5, gt=0, description="Different directions drawn for a latent; one image each."
+    )
+    num_directions: int = Field(60, gt=0, description="k: the leading directions to draw from.")
+    step_scale: float = Field(1.0, gt=0, description="s: multiplies the step ranges; 1.0 = 100 %.")
+    step_ranges: Literal["released", "released-51-symmetric"] | float | list[float] | list[tuple[float, float]] = Field(
+        "released",
+        description="lo and hi of each direction: the released GenInt ranges, the same with direction 51 made "
+        "symmetric, one number r for -r..r, or a list of numbers or [lo, hi] pairs.",
+    )
+
+    def check(self, facts: Facts) -> None:
+        super().check(facts)
+        assert facts.generator is not None
+        if self.num_directions > facts.generator.z_dim:
+            raise RecipeError(
+                f"streams.{self.name}.num_directions = {self.num_directions}: more than the latent size "
+                f"{facts.generator.z_dim} of {facts.generator.name}"
+            )
+        if self.interventions_per_latent > self.num_directions:
+            raise RecipeError(
+                f"streams.{self.name}.interventions_per_latent = {self.interventions_per_latent}: more than "
+                f"num_directions = {self.num_directions}; a latent's directions are all different"
+            )
+        try:
+            self.ranges()
+        except UsageError as error:
+            raise RecipeError(f"streams.{self.name}.step_ranges: {error}") from error
+
+    def ranges(self) -> NDArray[np.float64]:
+        """Step ranges [k, 2], scaled, in standard deviations of the untruncated latent."""
+        return step_ranges(self.step_ranges, self.num_directions, self.step_scale)
+
+    def per_latent(self) -> int:
+        return self.interventions_per_latent
+
+    def interventions(
+        self, facts: Facts, label: int, latent_index: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Directions and steps [interventions_per_latent] of one latent, drawn together: no direction twice."""
+        count = 2 * self.interventions_per_latent
+        words = random_words(facts.seed, self.name, latent_index, label, INTERVENTIONS, count=count)
+        # Direction and step alternate, so that a larger count only appends.
+        chosen = draw_without_replacement(self.num_directions, words[0::2])
+        low, high = self.ranges()[chosen].T
+        return chosen, low + (high - low) * uniform(words[1::2])
+
+    def latents(self, facts: Facts, indices: NDArray[np.int64]) -> NDArray[np.float64]:
+        assert facts.directions is not None
+        moves = [self._move(facts, int(index)) for index in indices]
+        return intervene(
+            self.draw_latents(facts, indices),
+            facts.directions,
+            np.array([direction for direction, _ in moves], np.int64),
+            np.array([step for _, step in moves], np.float64),
+        )
+
+    def _move(self, facts: Facts, index: int) -> tuple[int, float]:
+        label, latent_index, rank = self.locate(facts, index)
+        directions, steps = self.interventions(facts, label, latent_index)
+        return int(directions[rank]), float(steps[rank])
+
+    def _sample(self, facts: Facts, index: int) -> Sample:
+        sample = super()._sample(facts, index)
+        direction, step_size = self._move(facts, index)
+        return Sample(
+            sample.key, sample.class_label, {**sample.parameters, "direction": direction, "step_size": step_size}
+        )

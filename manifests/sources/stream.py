@@ -1,0 +1,137 @@
+"""What every kind of stream has: its entry in the recipe, and the plan of its samples."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from ..randomness import Permutation
+
+if TYPE_CHECKING:
+    from ..directions import Directions
+    from ..inputs import Listing
+
+Role = Literal["natural", "generated", "transferred"]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$", max_length=64)]
+
+
+class Table(BaseModel):
+    """A table of the recipe: unknown keys are refused, and it never changes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass(frozen=True)
+class GeneratorFacts:
+    """What planning needs to know about a generator; `class_names` are wnids for the published ones."""
+
+    name: str
+    z_dim: int
+    resolution: int
+    class_names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What samples depend on besides their stream's recipe entry."""
+
+    seed: int
+    generator: GeneratorFacts | None = None
+    directions: "Directions | None" = None
+    inputs: Mapping[str, "Listing"] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample to make. `parameters` is everything needed to make it again: JSON values, exact on any machine."""
+
+    key: str
+    class_label: int
+    parameters: dict[str, Any]
+
+    @property
+    def index(self) -> int:
+        """Position in the stream's own numbering."""
+        return int(self.parameters["sample_index"])
+
+
+class Stream(Table):
+    """An entry of `[[streams]]`: keys common to every source. One source is one subclass in one module."""
+
+    role: ClassVar[Role]
+    uses_generator: ClassVar[bool] = False
+    uses_directions: ClassVar[bool] = False
+
+    source: str
+    name: Name = Field(description="Folder and key prefix of the stream.")
+    split: Literal["train", "validation", "test"] = Field("train", description="What the stream is for.")
+    samples_per_shard: int = Field(1000, gt=0, description="Chosen so that a shard takes minutes, not hours.")
+    image_format: Literal["jpeg", "png", "webp"] = Field("jpeg", description="png and webp are lossless.")
+    jpeg_quality: int = Field(95, ge=1, le=100, description="4:4:4 chroma; jpeg only.")
+    max_failures: float = Field(0.0, ge=0, le=1, description="Largest share of lost samples that is no error.")
+
+    def inputs(self) -> Sequence[str]:
+        """Names of the outside inputs it reads; each is bound by `--input NAME=PATH`."""
+        return ()
+
+    def depends_on(self) -> Sequence[str]:
+        """Names of the earlier streams it reads."""
+        return ()
+
+    def check(self, facts: Facts) -> None:
+        """Raise RecipeError where the entry does not fit the generator, directions or inputs at hand."""
+
+    def class_names(self, facts: Facts) -> Sequence[str]:
+        """Name of each class label; the wnid where there is one."""
+        raise NotImplementedError
+
+    def count(self, facts: Facts) -> int:
+        """Number of samples."""
+        raise NotImplementedError
+
+    def samples(self, facts: Facts, indices: NDArray[np.int64]) -> list[Sample]:
+        """Samples at `indices` [N], each a pure function of the recipe and its index."""
+        raise NotImplementedError
+
+    def key(self, index: int) -> str:
+        return f"{self.name}-{index:08d}"
+
+    @property
+    def extension(self) -> str:
+        return {"jpeg": "jpg", "png": "png", "webp": "webp"}[self.image_format]
+
+
+@dataclass(frozen=True)
+class StreamPlan:
+    """Which samples are in which shard: a fixed slice of a seeded permutation, whoever builds it and when."""
+
+    stream: Stream
+    facts: Facts
+
+    @cached_property
+    def count(self) -> int:
+        return self.stream.count(self.facts)
+
+    @cached_property
+    def num_shards(self) -> int:
+        return -(-self.count // self.stream.samples_per_shard)
+
+    @cached_property
+    def _order(self) -> Permutation:
+        return Permutation(self.count, self.facts.seed, f"shard order of {self.stream.name}")
+
+    def indices(self, shard_index: int) -> NDArray[np.int64]:
+        """Sample indices of a shard, in the order they stand in it."""
+        size = self.stream.samples_per_shard
+        return self._order(np.arange(shard_index * size, min((shard_index + 1) * size, self.count)))
+
+    def samples(self, shard_index: int) -> list[Sample]:
+        return self.stream.samples(self.facts, self.indices(shard_index))
+
+    def shard_of(self, sample_index: int) -> int:
+        """The shard in which a sample stands."""
+        return int(self._order.inverse(np.array([sample_index]))[0]) // self.stream.samples_per_shard
