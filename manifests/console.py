@@ -1,0 +1,74 @@
+"""What every command shows while it works: a live bar on a terminal, plain lines otherwise."""
+
+import sys
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+PLAIN_EVERY = 10.0  # seconds between plain lines
+
+
+class ProgressDisplay:
+    """Shows `done` of `total` with rate and time left. Work done by an earlier run does not count into the rate."""
+
+    def __init__(self, label: str, unit: str) -> None:
+        self._label, self._unit = label, unit
+        self._console = Console(stderr=True)
+        self._bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"), TimeRemainingColumn(elapsed_when_finished=True),
+            console=self._console, transient=True,
+        )  # fmt: skip
+        self._task = self._bar.add_task(label, total=None, rate="")
+        self._start = self._last = time.monotonic()
+        self._first: int | None = None
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._console.is_terminal:
+            self._bar.stop()
+
+    def update(self, done: int, total: int, note: str = "") -> None:
+        """Show a new state; `note` is appended to plain lines."""
+        now = time.monotonic()
+        if self._first is None:
+            self._first = done
+        rate = (done - self._first) / max(now - self._start, 1e-9)
+        speed = f"{rate:,.1f} {self._unit}/s" if rate else ""
+        if self._console.is_terminal:
+            self._bar.update(self._task, completed=done, total=total, rate=speed)
+        elif done == total or now - self._last >= PLAIN_EVERY or done == self._first:
+            self._last = now
+            left = f", {format_seconds((total - done) / rate)} left" if rate and done < total else ""
+            text = f"{self._label}: {done:,}/{total:,} {self._unit}"
+            print(", ".join(filter(None, (text, speed))) + left + (f" ({note})" if note else ""), file=sys.stderr)
+
+    def print(self, line: str) -> None:
+        """A line that stays, above the bar."""
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def format_seconds(seconds: float) -> str:
+    """A duration as people say it: 42 s, 7.5 min, 3.2 h, 12.0 days."""
+    for limit, divisor, unit in ((100, 1, "s"), (6000, 60, "min"), (172_800, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / divisor:.0f} {unit}" if divisor == 1 else f"{seconds / divisor:.1f} {unit}"
+    return f"{seconds / 86_400:.1f} days"
+
+
+def format_bytes(count: float) -> str:
+    """A size in decimal units: 3.4 MB."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if count < 1000 or unit == "TB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError

@@ -1,0 +1,81 @@
+"""A dataset on disk, finished or under way: its recipe, and the facts from which any sample can be planned."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from .directions import Directions, load_directions
+from .errors import FormatError
+from .inputs import Listing
+from .manifest import Fingerprint, GeneratorEntry, load_dataset_recipe
+from .recipe import Recipe
+from .sources.stream import Facts, GeneratorFacts, StreamPlan, Table
+from .storage import Storage
+
+PLAN = "records/plan.json"
+
+
+class PlanEntry(Table):
+    """What a build settled before its first shard: the fingerprint that guards resume, and what planning needs."""
+
+    fingerprint: Fingerprint
+    generator: GeneratorEntry | None = None
+    class_names: list[str] = []
+    directions: str | None = None
+
+
+def directions_name(generator: str, layer: str) -> str:
+    """Path of the directions file in a dataset."""
+    return f"directions/{generator}-{layer.replace('.', '-')}.npz"
+
+
+def input_name(name: str) -> str:
+    """Path of the list of an outside input's files in a dataset."""
+    return f"inputs/{name}.tsv.gz"
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset's folder with what was settled about it. `roots` say where outside inputs lie on this machine."""
+
+    storage: Storage
+    recipe: Recipe
+    entry: PlanEntry
+    roots: dict[str, str]
+
+    @cached_property
+    def facts(self) -> Facts:
+        generator = self.entry.generator
+        return Facts(
+            seed=self.recipe.seed,
+            generator=GeneratorFacts(
+                generator.name, generator.z_dim, generator.resolution, tuple(self.entry.class_names)
+            )
+            if generator
+            else None,
+            directions=self._directions(),
+            inputs={
+                name: Listing.from_bytes(self.storage.read(input_name(name)), self.roots.get(name, ""))
+                for name in self.recipe.inputs()
+                if name != "directions"
+            },
+        )
+
+    def plan(self, stream: str) -> StreamPlan:
+        """The plan of a stream's samples. Raises RecipeError where there is no such stream."""
+        return StreamPlan(self.recipe.stream(stream), self.facts)
+
+    def _directions(self) -> Directions | None:
+        if self.entry.directions is None:
+            return None
+        with self.storage.fetched(self.entry.directions) as path:
+            return load_directions(path)
+
+
+def load_dataset(url: str, roots: dict[str, str] | None = None) -> Dataset:
+    """Open a dataset, finished or not. Raises FormatError where there is none."""
+    storage = Storage(url)
+    try:
+        entry = PlanEntry.model_validate_json(storage.read(PLAN))
+        return Dataset(storage, load_dataset_recipe(storage), entry, roots or {})
+    except FileNotFoundError as error:
+        raise FormatError(f"{url}: not a dataset of genint ({PLAN} is missing)") from error

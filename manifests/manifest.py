@@ -1,0 +1,224 @@
+"""Records and manifest: what was made.
+
+A shard's record is its commit mark; the manifest, written last, is the dataset's.
+
+The manifest stays small at any size: records are compacted into parts of 10,000 lines each, and a reader opens only
+the parts it needs.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Any, Final, Literal
+
+from pydantic import Field, ValidationError
+
+from .errors import FormatError
+from .recipe import Recipe, read_recipe
+from .sources.stream import Name, Role, Table
+from .storage import Storage
+
+SCHEMA_VERSION: Final = 1
+FOLDER_SIZE = 4_000
+PART_SIZE = 10_000
+
+MANIFEST = "manifest.json"
+RECIPE = "recipe.toml"
+SUMS = "SHA256SUMS"
+RECORDS = "records"
+
+Digest = str
+
+
+class Failure(Table):
+    """A sample that could not be made: it leaves a hole in its shard."""
+
+    key: str
+    reason: str = Field(description="Kind of failure, for counting: unreadable image, non-finite pixels, ...")
+    detail: str = ""
+
+
+class Record(Table):
+    """One finished shard."""
+
+    stream: Name
+    shard_index: int = Field(ge=0)
+    path: str
+    bytes: int = Field(ge=0)
+    sha256: Digest
+    index_bytes: int = Field(ge=0)
+    index_sha256: Digest
+    samples: int = Field(ge=0)
+    first_key: str
+    last_key: str
+    parameters_sha256: Digest = Field(description="Digest of the samples' json members, holes left out (level L1).")
+    environment: str = Field(
+        description="Key of the manifest's environments: where these bytes can be made again (L2)."
+    )
+    attempt: int = Field(ge=1)
+    seconds: float = Field(ge=0)
+    failures: list[Failure] = []
+
+
+class Environment(Table):
+    """Versions and device that decide bytes."""
+
+    genint: str
+    python: str
+    torch: str
+    numpy: str
+    pillow: str
+    libjpeg_turbo: str
+    device: str = Field(description='Kind of device: "cpu: <model>" or "cuda: <model>".')
+
+
+class Input(Table):
+    """An outside input as it was: number of files and digest of their names and sizes (or of the one file)."""
+
+    files: int
+    sha256: Digest
+
+
+class Fingerprint(Table):
+    """What decides the bytes of a dataset; a build that resumes with another one is refused by name of the change."""
+
+    format_version: int = SCHEMA_VERSION
+    recipe: dict[str, Any] = Field(description="Every key of the recipe, flattened.")
+    weights_sha256: Digest | None = None
+    directions_sha256: Digest | None = None
+    inputs: dict[str, Input] = {}
+
+    def changes(self, other: "Fingerprint") -> list[str]:
+        """What differs in `other`, each as `key: ours -> theirs`."""
+        ours, theirs = self._items(), other._items()
+        return [
+            f"{key}: {ours.get(key, 'absent')} -> {theirs.get(key, 'absent')}"
+            for key in sorted(ours.keys() | theirs.keys())
+            if ours.get(key) != theirs.get(key)
+        ]
+
+    def _items(self) -> dict[str, Any]:
+        return {
+            "format version": self.format_version,
+            "generator weights": self.weights_sha256,
+            "directions": self.directions_sha256,
+            **{f"input {name}": entry.sha256 for name, entry in self.inputs.items()},
+            **self.recipe,
+        }
+
+
+class GeneratorEntry(Table):
+    """The generator as used: enough to plan every sample again without its weights."""
+
+    name: str
+    weights_sha256: Digest
+    z_dim: int
+    resolution: int
+
+
+class Part(Table):
+    """A file of up to 10,000 records, one JSON line each, in shard order."""
+
+    path: str
+    sha256: Digest
+    first_shard: int
+    shards: int
+    samples: int
+
+
+class StreamEntry(Table):
+    """One stream of a finished dataset."""
+
+    name: Name
+    source: str
+    role: Role
+    split: Literal["train", "validation", "test"]
+    image_extension: str
+    class_names: list[str]
+    samples: int
+    shards: int
+    bytes: int
+    failures: dict[str, int] = Field(description="Holes by reason.")
+    parts: list[Part]
+
+
+class Manifest(Table):
+    """A finished dataset."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    name: str
+    fingerprint: Fingerprint
+    recipe_sha256: Digest
+    sums_sha256: Digest = Field(description="Digest of SHA256SUMS, which lists every reproducible file.")
+    generator: GeneratorEntry | None = None
+    directions: str | None = Field(None, description="Path of the directions file.")
+    environments: dict[str, Environment]
+    streams: list[StreamEntry]
+    finished: str = Field(description="UTC time at which the build ended.")
+    shard_seconds: float = Field(description="Worker time of all shards together.")
+    retried_shards: int
+    lost_workers: int
+
+    def stream(self, name: str) -> StreamEntry:
+        """The stream of that name. Raises FormatError with the known names."""
+        for stream in self.streams:
+            if stream.name == name:
+                return stream
+        raise FormatError(f"no stream {name!r} in dataset {self.name!r}; known: {[s.name for s in self.streams]}")
+
+
+def shard_name(stream: str, shard_index: int) -> str:
+    """Path of a shard in its dataset; a subfolder holds at most 4,000 shards."""
+    return f"{stream}/{shard_index // FOLDER_SIZE:04d}/{stream}-{shard_index:07d}.tar"
+
+
+def record_name(stream: str, shard_index: int) -> str:
+    """Path of a shard's record in its dataset."""
+    return f"{RECORDS}/{stream}/{shard_index // FOLDER_SIZE:04d}/{shard_index:07d}.json"
+
+
+def part_name(stream: str, part_index: int) -> str:
+    return f"manifest/{stream}-{part_index:05d}.jsonl"
+
+
+def load_manifest(storage: Storage) -> Manifest:
+    """Open a finished dataset. Raises FormatError where there is none or it is of another schema."""
+    try:
+        content = storage.read(MANIFEST)
+    except FileNotFoundError as error:
+        raise FormatError(f"{storage}: no {MANIFEST}: not a finished dataset") from error
+    try:
+        return Manifest.model_validate_json(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise FormatError(f"{storage / MANIFEST}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+
+
+def load_dataset_recipe(storage: Storage) -> Recipe:
+    """The recipe a dataset was built from."""
+    return read_recipe(storage.read(RECIPE).decode(), storage / RECIPE)
+
+
+def read_part(storage: Storage, part: Part) -> Iterator[Record]:
+    """Records of one part. Raises FormatError where the file is not what the manifest says."""
+    content = storage.read(part.path)
+    if hashlib.sha256(content).hexdigest() != part.sha256:
+        raise FormatError(f"{storage / part.path}: sha256 differs from the manifest's")
+    for line in content.splitlines():
+        yield Record.model_validate_json(line)
+
+
+def read_records(storage: Storage, stream: StreamEntry) -> Iterator[Record]:
+    """All records of a stream, a part at a time."""
+    for part in stream.parts:
+        yield from read_part(storage, part)
+
+
+def digest_parameters(members: list[bytes]) -> Digest:
+    """Digest of the json members of a shard's samples, in order."""
+    return hashlib.sha256(b"\n".join(members)).hexdigest()
+
+
+def dump_json(value: Any) -> bytes:
+    """Canonical JSON: sorted keys, no spaces that could differ."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
