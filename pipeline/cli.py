@@ -1,0 +1,403 @@
+"""`genint-pipeline`: recipes in, verified shards out. Heavy imports wait inside the commands."""
+
+import json
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ..manifests.errors import GenintError, UsageError
+
+if TYPE_CHECKING:
+    from ..manifests.dataset import Dataset
+    from ..manifests.manifest import Manifest
+    from ..manifests.storage import Storage
+    from .build import Build
+    from .executor import WorkerPool
+    from .settle import Ingredients
+    from .worker import WorkerSettings
+
+EPILOG = "Exit codes: 0 ok, 1 failed work, 2 bad usage, 130 interrupted."
+
+
+@click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="genint")
+def cli() -> None:
+    """Render interventions on a class-conditional BigGAN into verified, reproducible WebDataset shards."""
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line and an exit code, never a traceback."""
+    try:
+        cli(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except GenintError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, UsageError) else 1)
+    except PermissionError as error:
+        print(f"error: {error.filename}: permission denied", file=sys.stderr)
+        sys.exit(1)
+    except (KeyboardInterrupt, click.Abort):
+        sys.exit(130)
+
+
+recipe_argument = click.argument("recipe", default="mini")
+set_option = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Derive a recipe, e.g. streams.interventional.truncation=0.5; repeatable.",
+)
+weights_option = click.option(
+    "--weights", metavar="DIR", help="Folder with the generator's config.json and pytorch_model.bin."
+)
+device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+input_option = click.option(
+    "--input", "inputs", multiple=True, metavar="NAME=PATH", help="Bind an outside input of the recipe; repeatable."
+)
+
+
+def parse_inputs(inputs: tuple[str, ...]) -> dict[str, str]:
+    """`NAME=PATH` pairs to a mapping."""
+    bound = {}
+    for text in inputs:
+        name, separator, path = text.partition("=")
+        if not separator:
+            raise UsageError(f"--input {text}: expected NAME=PATH")
+        bound[name] = path
+    return bound
+
+
+@cli.command()
+@click.argument("name", required=False)
+def recipes(name: str | None) -> None:
+    """List the shipped recipes, or print one as a start for your own."""
+    from ..manifests.recipe import load_recipe, shipped_recipes
+
+    texts = shipped_recipes()
+    if name:
+        load_recipe(name)
+        click.echo(texts.get(name) or Path(name).read_text("utf-8"), nl=False)
+        return
+    for known, text in texts.items():
+        recipe = load_recipe(known)
+        streams = ", ".join(stream.name for stream in recipe.streams)
+        click.echo(f"{known:24} {text.splitlines()[0].removeprefix('# ')}\n{'':24} streams: {streams}")
+
+
+@cli.command()
+@click.argument("kind", type=click.Choice(["recipe", "manifest"]))
+def schema(kind: str) -> None:
+    """Print the JSON Schema of a recipe or of a manifest."""
+    from ..manifests.manifest import Manifest
+    from ..manifests.recipe import Recipe
+
+    click.echo(json.dumps((Recipe if kind == "recipe" else Manifest).model_json_schema(), indent=2))
+
+
+@cli.command()
+@recipe_argument
+@set_option
+@weights_option
+@input_option
+@device_option
+@click.option("--out", type=click.Path(path_type=Path), help="Folder to write to.  [default: directions/RECIPE]")
+@click.option("--show", default=10, show_default=True, type=click.IntRange(min=1), help="Directions in the picture.")
+@click.option("--classes", "class_text", default="0,1,2", show_default=True, help="Class labels in the picture.")
+def directions(
+    recipe: str, overrides: tuple[str, ...], weights: str | None, inputs: tuple[str, ...], device: str,
+    out: Path | None, show: int, class_text: str,
+) -> None:  # fmt: skip
+    """Compute a recipe's principal directions: a GANSpace .npz and a picture of what each one does."""
+    from ..manifests.recipe import load_recipe
+    from .environment import check_device
+    from .show_directions import write_directions
+
+    try:
+        labels = [int(label) for label in class_text.split(",")]
+    except ValueError as error:
+        raise UsageError(f"--classes {class_text}: expected class labels such as 0,1,2") from error
+    loaded = load_recipe(recipe, overrides)
+    folder = out or Path("directions") / loaded.name
+    for line in write_directions(loaded, weights, parse_inputs(inputs), check_device(device), folder, show, labels):
+        click.echo(line)
+
+
+@cli.command("build-shards")
+@recipe_argument
+@set_option
+@weights_option
+@input_option
+@device_option
+@click.option("--out", help="Folder or bucket URL of the dataset.  [default: datasets/RECIPE]")
+@click.option("--stream", "stream_names", multiple=True, metavar="NAME", help="Build only this stream; repeatable.")
+@click.option("--executor", type=click.Choice(["local", "ray"]), default="local", show_default=True)
+@click.option(
+    "--workers", type=click.IntRange(min=1), help="Workers, one device (CPU: one thread) each.  [default: all]"
+)
+@click.option("--address", help="Ray cluster to join: auto, or an address. Without it, ray runs on this machine.")
+@click.option(
+    "--dry-run", is_flag=True, help="Print shards, samples, bytes, device hours and free disk; write nothing."
+)
+def build_shards(
+    recipe: str, overrides: tuple[str, ...], weights: str | None, inputs: tuple[str, ...], device: str,
+    out: str | None, stream_names: tuple[str, ...], executor: str, workers: int | None, address: str | None,
+    dry_run: bool,
+) -> None:  # fmt: skip
+    """Render every missing shard of RECIPE (a shipped name or a file) and write the dataset's manifest.
+
+    The same command continues what was interrupted.
+    """
+    from ..manifests.console import ProgressDisplay, format_bytes
+    from ..manifests.manifest import MANIFEST
+    from ..manifests.recipe import load_recipe
+    from ..manifests.storage import Storage
+    from .build import Build
+    from .environment import check_device
+    from .preview import write_previews
+    from .release import excess_failures, release
+    from .settle import driver_lock, gather, settle
+    from .worker import WorkerSettings
+
+    if address and executor != "ray":
+        raise UsageError(f"--address {address}: only with --executor ray")
+    loaded = load_recipe(recipe, overrides)
+    names = [loaded.stream(name).name for name in stream_names] or [stream.name for stream in loaded.streams]
+    storage = Storage(out or f"datasets/{loaded.name}")
+    # A cluster's devices are not this machine's.
+    device = check_device(device) if executor == "local" or device == "auto" else device
+    ingredients = gather(loaded, weights, parse_inputs(inputs), timing_only=dry_run)
+    if dry_run:
+        _print_estimate(ingredients, storage, device, names)
+        return
+    with driver_lock(storage):
+        dataset = settle(ingredients, storage, device)
+        settings = WorkerSettings(storage.absolute, device, ingredients.weights, ingredients.roots)
+        pool = _make_pool(settings, executor, workers, address)
+        build = Build(dataset, pool, names)
+        try:
+            with _interruptible(build), ProgressDisplay(loaded.name, "samples") as display:
+                for progress in build.run():
+                    note = f"{progress.done_shards:,} of {progress.total_shards:,} shards"
+                    display.update(progress.done_samples, progress.total_samples, note)
+                    if progress.message:
+                        display.print(progress.message)
+        except GenintError as error:
+            raise type(error)(f"{error}; to resume: {_this_command()}") from error
+        finally:
+            pool.close()
+        if build.stopping:
+            click.echo(f"interrupted; to resume: {_this_command()}", err=True)
+            sys.exit(130)
+        if build.faults:
+            (name, index), reason = next(iter(build.faults.items()))
+            raise GenintError(
+                f"{len(build.faults)} shards failed, first {name} shard {index}: {reason}; "
+                f"to try again: {_this_command()}"
+            )
+        if set(names) != {stream.name for stream in loaded.streams}:
+            click.echo(f"built {', '.join(names)}; the manifest is written when every stream is there")
+            return
+        if storage.exists(MANIFEST):
+            click.echo("complete already")
+        else:
+            write_previews(dataset, names)
+            manifest = release(dataset, build.lost_workers)
+            size = sum(stream.bytes for stream in manifest.streams)
+            count = sum(stream.samples for stream in manifest.streams)
+            click.echo(f"{count:,} samples in {sum(s.shards for s in manifest.streams):,} shards, {format_bytes(size)}")
+        for name in names:
+            click.echo(f"contact sheet: {storage / f'preview/{name}.jpg'}")
+        click.echo(f"manifest: {storage / MANIFEST}")
+        excess = excess_failures(dataset)
+        if excess:
+            raise GenintError("; ".join(excess))
+
+
+def _make_pool(settings: "WorkerSettings", executor: str, workers: int | None, address: str | None) -> "WorkerPool":
+    if executor == "ray":
+        from .ray_executor import RayPool
+
+        return RayPool(settings, workers, address)
+    from .executor import LocalPool, count_devices
+
+    return LocalPool(settings, workers or count_devices(settings.device))
+
+
+@contextmanager
+def _interruptible(build: "Build") -> Iterator[None]:
+    """Ctrl-C lets running shards finish; a second one stops at once."""
+
+    def on_signal(number: int, frame: object) -> None:
+        if build.stopping:
+            raise KeyboardInterrupt
+        build.stop()
+        click.echo("\nfinishing the running shards; Ctrl-C again stops at once", err=True)
+
+    previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _this_command() -> str:
+    return shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]])
+
+
+def _print_estimate(ingredients: "Ingredients", storage: "Storage", device: str, names: list[str]) -> None:
+    from ..manifests.console import format_bytes, format_seconds
+    from .environment import describe_environment
+    from .estimate import estimate_streams
+
+    click.echo(f"{'stream':20} {'samples':>12} {'shards':>8} {'bytes':>10} {'device time':>12}")
+    size = seconds = 0.0
+    for row in estimate_streams(ingredients, storage, device, names):
+        click.echo(
+            f"{row.name:20} {row.samples:>12,} {row.shards:>8,} {format_bytes(row.bytes):>10} "
+            f"{format_seconds(row.device_seconds):>12}"
+        )
+        size, seconds = size + row.bytes, seconds + row.device_seconds
+    free = storage.free_bytes()
+    click.echo(f"one device ({describe_environment(device).device}): {format_seconds(seconds)}")
+    if ingredients.untrained is not None:
+        click.echo("timed with random weights of the same shape; bytes from a typical photograph")
+    click.echo(f"disk: {format_bytes(size)} needed, {format_bytes(free) if free is not None else 'unknown'} free")
+
+
+@cli.command()
+@click.argument("dataset", default="datasets/mini")
+def status(dataset: str) -> None:
+    """How far a dataset is, finished or under way."""
+    from ..manifests.dataset import load_dataset
+    from ..manifests.manifest import MANIFEST
+    from .release import RecordStore
+
+    loaded = load_dataset(dataset)
+    store = RecordStore(loaded.storage)
+    for stream in loaded.recipe.streams:
+        plan = loaded.plan(stream.name)
+        done = plan.num_shards - len(store.missing_shards(stream.name, plan.num_shards))
+        click.echo(f"{stream.name:20} {done:>8,} of {plan.num_shards:,} shards")
+    finished = loaded.storage.exists(MANIFEST)
+    click.echo("complete: its manifest is written" if finished else "under way: no manifest yet")
+
+
+@cli.command()
+@click.argument("dataset", default="datasets/mini")
+@click.option(
+    "--rebuild", type=click.IntRange(min=1), help="Make so many shards again and compare parameters and pixels."
+)
+@weights_option
+@input_option
+@device_option
+def verify(dataset: str, rebuild: int | None, weights: str | None, inputs: tuple[str, ...], device: str) -> None:
+    """Check every byte of DATASET against its digests, and every sample against the recipe's plan."""
+    from ..manifests.console import ProgressDisplay
+    from ..manifests.dataset import load_dataset
+    from ..manifests.manifest import load_manifest
+    from ..manifests.verification import verify_manifest, verify_shards
+
+    loaded = load_dataset(dataset, parse_inputs(inputs))
+    manifest = load_manifest(loaded.storage)
+    problems = verify_manifest(loaded, manifest)
+    total = sum(stream.shards for stream in manifest.streams)
+    with ProgressDisplay("verify", "shards") as display:
+        for done, checked in enumerate(verify_shards(loaded, manifest), 1):
+            problems += checked.problems
+            display.update(done, total)
+    for problem in problems[:20]:
+        click.echo(problem, err=True)
+    if problems:
+        raise GenintError(f"{dataset}: {len(problems)} problems")
+    samples = sum(stream.samples for stream in manifest.streams)
+    click.echo(f"{total:,} shards, {samples:,} samples: every byte and every parameter as recorded")
+    if rebuild:
+        _rebuild(loaded, manifest, rebuild, device, weights)
+
+
+def _rebuild(dataset: "Dataset", manifest: "Manifest", count: int, device: str, weights: str | None) -> None:
+    from .environment import check_device
+    from .rebuild import rebuild_shards
+    from .settle import find_weights
+
+    failed = 0
+    for result in rebuild_shards(dataset, manifest, count, check_device(device), find_weights(dataset, weights)):
+        parameters = "equal" if result.same_parameters else "DIFFERENT"
+        if result.same_bytes:
+            pixels = "bytes equal"
+        else:
+            where = "the same environment" if result.same_environment else "another environment"
+            pixels = f"bytes differ in {where}, largest pixel difference {result.largest_difference} of 255"
+        failed += not result.same_parameters or (not result.same_bytes and result.same_environment)
+        click.echo(f"{result.record.stream} shard {result.record.shard_index}: parameters {parameters}, {pixels}")
+    if failed:
+        raise GenintError(f"{failed} shards could not be made again as they were")
+
+
+@cli.command()
+@click.argument("dataset", default="datasets/mini")
+def preview(dataset: str) -> None:
+    """Draw a contact sheet of each finished stream."""
+    from ..manifests.dataset import load_dataset
+    from .preview import write_previews
+    from .release import RecordStore
+
+    loaded = load_dataset(dataset)
+    store = RecordStore(loaded.storage)
+    names = [s.name for s in loaded.recipe.streams if 0 not in store.missing_shards(s.name, 1)]
+    for location in write_previews(loaded, names):
+        click.echo(location)
+
+
+@cli.command()
+@click.argument("dataset")
+@click.argument("key")
+def inspect(dataset: str, key: str) -> None:
+    """Everything known of one sample: where it stands, its members and its parameters."""
+    from ..manifests.dataset import load_dataset
+    from .inspect_sample import inspect_sample
+
+    click.echo(json.dumps(inspect_sample(load_dataset(dataset), key), indent=2))
+
+
+@cli.command("fit-generator")
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="Folder for config.json and pytorch_model.bin."
+)
+@click.option("--steps", type=click.IntRange(min=1), default=6000, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option(
+    "--confounding", type=click.FloatRange(0, 1), default=0.8, show_default=True, help="a of the training pictures."
+)
+@device_option
+def fit_generator(out: Path, steps: int, seed: int, confounding: float, device: str) -> None:
+    """Train the mini world's generator, write the package's two files, and measure what it can do.
+
+    The same command continues what was interrupted.
+    """
+    from ..manifests.console import ProgressDisplay
+    from . import fit_generator as fitting
+    from .environment import check_device
+    from .measure_generator import measure_generator
+
+    device = check_device(device)
+    settings = fitting.FitSettings(seed=seed, steps=steps, confounding=confounding)
+    with ProgressDisplay("fit-generator", "steps") as display:
+        for progress in fitting.fit_generator(out, settings, device):
+            losses = f"losses {progress.loss_generator:+.2f} {progress.loss_discriminator:.2f}"
+            display.update(progress.step, steps, losses)
+    click.echo(f"wrote {out / 'config.json'} and {out / 'pytorch_model.bin'}")
+    report = measure_generator(out, settings.confounding, device)
+    (out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    click.echo(json.dumps(report, indent=2))

@@ -1,0 +1,82 @@
+"""Make shards on a Ray cluster: one actor a device, one shard a call. Only small records come back."""
+
+import os
+import threading
+import time
+from concurrent.futures import Future
+
+# The driver's core worker otherwise ends this process, without a word, when the head is gone for 60 s.
+os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "3600")
+
+import ray
+from ray.exceptions import RayActorError
+
+from ..manifests.errors import GenintError
+from ..manifests.manifest import Record
+from .executor import WorkerHandle
+from .worker import Task, Worker, WorkerSettings
+
+LOST_AFTER = 45.0  # seconds without an answer from the cluster's head
+
+
+class RayPool:
+    """Workers on the nodes of a Ray cluster.
+
+    address: None starts Ray on this machine, "auto" joins the running cluster, or a cluster's address.
+    num_workers: None takes every device of the kind the settings ask for.
+    """
+
+    def __init__(self, settings: WorkerSettings, num_workers: int | None, address: str | None) -> None:
+        try:
+            ray.init(
+                address=address, num_cpus=num_workers if address is None else None, logging_level="error",
+                log_to_driver=False, include_dashboard=False,
+            )  # fmt: skip
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            message = str(error).strip().splitlines()[0]
+            raise GenintError(f"--address {address}: no Ray cluster answers: {message}") from error
+        self._settings = settings
+        self._resource = "GPU" if settings.device.startswith("cuda") else "CPU"
+        available = int(ray.cluster_resources().get(self._resource, 0))
+        if available == 0:
+            raise GenintError(
+                f"--device {settings.device}: the Ray cluster at {address or 'local'} has no {self._resource}"
+            )
+        self.num_workers = min(num_workers or available, available)
+        self._heard = time.monotonic()
+        self._probe: threading.Thread | None = None
+
+    def start_worker(self) -> WorkerHandle:
+        options = {"num_gpus": 1} if self._resource == "GPU" else {"num_cpus": 1}
+        # max_restarts=0: a fresh actor answers after seconds, a restarting one holds its node's resources for longer.
+        actor = ray.remote(Worker).options(max_restarts=0, max_task_retries=0, **options).remote(self._settings)
+        return _RayWorker(actor)
+
+    def is_loss(self, error: BaseException) -> bool:
+        return isinstance(error, RayActorError) and not error.actor_init_failed
+
+    def check_alive(self) -> None:
+        """Raise GenintError when the head has not answered for a while; calls to a dead cluster hang for ever."""
+        now = time.monotonic()
+        if self._probe is None or not self._probe.is_alive():
+            if self._probe is not None:
+                self._heard = now
+            self._probe = threading.Thread(target=ray.nodes, daemon=True)
+            self._probe.start()
+        if now - self._heard > LOST_AFTER:
+            raise GenintError(f"the Ray cluster has not answered for {LOST_AFTER:.0f} s; finished shards are kept")
+
+    def close(self) -> None:
+        ray.shutdown()
+
+
+class _RayWorker:
+    def __init__(self, actor: "ray.actor.ActorHandle[Worker]") -> None:
+        self._actor = actor
+
+    def submit(self, task: Task) -> "Future[Record]":
+        future: Future[Record] = self._actor.make_shard.remote(task).future()
+        return future
+
+    def close(self, kill: bool) -> None:
+        ray.kill(self._actor)

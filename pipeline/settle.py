@@ -1,0 +1,208 @@
+"""Settle everything a dataset depends on before its first shard: generator, inputs, directions, fingerprint."""
+
+import fcntl
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from pytorch_pretrained_biggan import BigGAN, BigGANConfig
+
+from ..manifests.dataset import PLAN, Dataset, PlanEntry, directions_name, input_name
+from ..manifests.directions import Directions, first_directions, load_directions, save_directions
+from ..manifests.errors import UsageError
+from ..manifests.inputs import imagenet_wnids, list_images
+from ..manifests.manifest import RECIPE, RECORDS, Fingerprint, GeneratorEntry, Input
+from ..manifests.recipe import MINI_GENERATOR, Recipe
+from ..manifests.sources.stream import Facts, GeneratorFacts
+from ..manifests.storage import Storage
+from .directions import exact_directions, sampled_directions
+from .generator import PUBLISHED_CONFIGS, LoadedGenerator, load_generator, make_random_generator
+
+LOCK = f"{RECORDS}/driver.lock"
+
+
+@dataclass(frozen=True)
+class Ingredients:
+    """What a recipe is made of, loaded and checked, before anything is written."""
+
+    recipe: Recipe
+    weights: str | None
+    generator: LoadedGenerator | None
+    facts: Facts
+    roots: dict[str, str]
+    untrained: BigGAN | None = None  # in place of weights that are not at hand, for timing alone
+
+    @property
+    def model(self) -> BigGAN | None:
+        return self.generator.model if self.generator else self.untrained
+
+
+def gather(
+    recipe: Recipe, weights: str | None = None, inputs: Mapping[str, str] | None = None, timing_only: bool = False
+) -> Ingredients:
+    """Load the generator's weights, list the inputs and check every stream against them.
+
+    weights: a folder with the package's two files; None takes the shipped or published generator of the recipe's name.
+    timing_only: random weights stand in for published ones, and nothing is downloaded.
+    Raises UsageError or GenintError for whatever is missing or does not fit.
+    """
+    bound = dict(inputs or {})
+    for name in bound.keys() - set(recipe.inputs()):
+        known = ", ".join(recipe.inputs()) or "none"
+        raise UsageError(f"--input {name}: recipe {recipe.name!r} has no such input; known: {known}")
+    for name in recipe.inputs():
+        if name not in bound:
+            raise UsageError(f"recipe {recipe.name!r} reads input {name!r}: give it with --input {name}=PATH")
+    listings = {name: list_images(path, name) for name, path in bound.items() if name != "directions"}
+
+    location: str | None = None
+    generator: LoadedGenerator | None = None
+    untrained: BigGAN | None = None
+    facts = None
+    if recipe.generator is not None and any(stream.uses_generator for stream in recipe.streams):
+        location = weights or weights_location(recipe.generator.name)
+        if timing_only and location in PUBLISHED_CONFIGS:
+            model = untrained = make_random_generator(PUBLISHED_CONFIGS[location], seed=0)
+        else:
+            generator = load_generator(location)
+            model = generator.model
+        facts = generator_facts(recipe.generator.name, model.config)
+    elif weights is not None:
+        raise UsageError(f"--weights {weights}: recipe {recipe.name!r} renders nothing with a generator")
+    directions = None
+    if "directions" in bound:
+        directions = load_directions(Path(bound["directions"]))
+    everything = Facts(recipe.seed, facts, directions, listings)
+    for stream in recipe.streams:
+        stream.check(everything)
+    roots = {name: listing.root for name, listing in listings.items()}
+    return Ingredients(recipe, location, generator, everything, roots, untrained)
+
+
+def weights_location(name: str) -> str:
+    """Where the generator of a recipe's name comes from: the shipped folder, or the published name itself."""
+    return str(files(__package__) / "data" / "mini-generator") if name == MINI_GENERATOR else name
+
+
+def find_weights(dataset: Dataset, weights: str | None) -> str | None:
+    """The weights a dataset was rendered with. Raises UsageError where those at hand are others."""
+    entry = dataset.entry.generator
+    if entry is None:
+        return None
+    location = weights or weights_location(entry.name)
+    found = load_generator(location).weights_sha256
+    if found != entry.weights_sha256:
+        raise UsageError(f"{location}: weights {found[:12]}, the dataset was rendered with {entry.weights_sha256[:12]}")
+    return location
+
+
+def generator_facts(name: str, config: BigGANConfig) -> GeneratorFacts:
+    """What planning needs to know. Class names stand in the config, or are ImageNet's where there are 1,000 classes."""
+    names = getattr(config, "class_names", None)
+    if names is None:
+        names = imagenet_wnids() if config.num_classes == 1000 else [str(i) for i in range(config.num_classes)]
+    return GeneratorFacts(name, config.z_dim, config.output_dim, tuple(names))
+
+
+def find_directions(recipe: Recipe, generator: LoadedGenerator, imported: Directions | None, device: str) -> Directions:
+    """The directions a recipe asks for, as many as its streams draw from."""
+    table = recipe.directions
+    count = max(getattr(stream, "num_directions", 0) for stream in recipe.streams)
+    if imported is not None:
+        if imported.latent.shape[1] != generator.model.config.z_dim:
+            raise UsageError(
+                f"--input directions: made for latents of size {imported.latent.shape[1]}, the generator has "
+                f"{generator.model.config.z_dim}"
+            )
+        return first_directions(imported, count)
+    if table.method == "exact":
+        return exact_directions(generator.model, count, table.class_label)
+    model = generator.model.to(device)
+    found = sampled_directions(model, table.layer, count, table.samples, table.class_label, seed=recipe.seed)
+    model.to("cpu")
+    return found
+
+
+def settle(ingredients: Ingredients, storage: Storage, device: str) -> Dataset:
+    """Write what the build depends on into the dataset, or check that it is what is there already.
+
+    Raises UsageError where the folder belongs to something else or to another recipe, naming what changed.
+    """
+    recipe = ingredients.recipe
+    former = PlanEntry.model_validate_json(storage.read(PLAN)) if storage.exists(PLAN) else None
+    if former is None and set(storage.list()) - {RECORDS, RECIPE, "directions", "inputs"}:
+        raise UsageError(f"{storage}: not empty and not a dataset of genint; choose another --out")
+
+    directions: str | None = None
+    if any(stream.uses_directions for stream in recipe.streams):
+        assert recipe.generator is not None and ingredients.generator is not None
+        directions = directions_name(recipe.generator.name, recipe.directions.layer)
+        # Kept as first made: another machine's linear algebra would differ in the last bits.
+        if not storage.exists(directions):
+            found = find_directions(recipe, ingredients.generator, ingredients.facts.directions, device)
+            with storage.replacing(directions) as path:
+                save_directions(found, path)
+
+    generator = ingredients.generator
+    facts = ingredients.facts
+    entry = PlanEntry(
+        fingerprint=Fingerprint(
+            recipe=recipe.flatten(),
+            weights_sha256=generator.weights_sha256 if generator else None,
+            directions_sha256=storage.sha256(directions) if directions else None,
+            inputs={
+                name: Input(files=len(listing.paths), sha256=listing.digest) for name, listing in facts.inputs.items()
+            },
+        ),
+        generator=GeneratorEntry(
+            name=facts.generator.name,
+            weights_sha256=generator.weights_sha256,
+            z_dim=facts.generator.z_dim,
+            resolution=facts.generator.resolution,
+        )
+        if facts.generator and generator
+        else None,
+        class_names=list(facts.generator.class_names) if facts.generator else [],
+        directions=directions,
+    )
+    if former is not None:
+        changes = former.fingerprint.changes(entry.fingerprint)
+        if changes:
+            raise UsageError(
+                f"{storage}: begun with another recipe ({'; '.join(changes[:3])}"
+                f"{f'; and {len(changes) - 3} more' if len(changes) > 3 else ''}); choose another --out"
+            )
+    else:
+        for name, listing in facts.inputs.items():
+            storage.write(input_name(name), listing.to_bytes())
+        storage.write(RECIPE, recipe.to_toml().encode())
+        storage.write(PLAN, entry.model_dump_json().encode())
+    return Dataset(storage, recipe, entry, ingredients.roots)
+
+
+@contextmanager
+def driver_lock(storage: Storage) -> Iterator[None]:
+    """Hold the dataset for one driver; the kernel lets go when the process ends, however it ends.
+
+    Raises UsageError where another driver has it. A bucket has no locks: two drivers there do work twice, but end with
+    the same bytes.
+    """
+    if not storage.local:
+        yield
+        return
+    path = storage.local_path(LOCK)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise UsageError(f"{storage}: another build is running here ({file.read().strip()})") from error
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield

@@ -1,0 +1,19 @@
+"""The registry of renderers, one for each source of manifests/sources."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from ...manifests.sources.stream import Sample
+from ..rendering import RenderContext, Rendered
+from .generated import render_generated
+from .mini_world import compose_mini_world
+from .natural import repack_natural
+
+Renderer = Callable[[RenderContext, Any, Sequence[Sample]], Iterator[Rendered]]
+
+RENDERERS: dict[str, Renderer] = {
+    "natural": repack_natural,
+    "mini-world": compose_mini_world,
+    "observational": render_generated,
+    "interventional": render_generated,
+}
