@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from functools import cached_property
 
+from pydantic import ValidationError
+
 from .directions import Directions, load_directions
 from .errors import FormatError
 from .inputs import Listing
@@ -54,7 +56,7 @@ class Dataset:
             else None,
             directions=self._directions(),
             inputs={
-                name: Listing.from_bytes(self.storage.read(input_name(name)), self.roots.get(name, ""))
+                name: Listing.from_bytes(self._read(input_name(name)), self.roots.get(name, ""))
                 for name in self.recipe.inputs()
                 if name != "directions"
             },
@@ -64,9 +66,17 @@ class Dataset:
         """The plan of a stream's samples. Raises RecipeError where there is no such stream."""
         return StreamPlan(self.recipe.stream(stream), self.facts)
 
+    def _read(self, name: str) -> bytes:
+        try:
+            return self.storage.read(name)
+        except FileNotFoundError as error:
+            raise FormatError(f"{self.storage / name}: missing") from error
+
     def _directions(self) -> Directions | None:
         if self.entry.directions is None:
             return None
+        if not self.storage.exists(self.entry.directions):
+            raise FormatError(f"{self.storage / self.entry.directions}: missing")
         with self.storage.fetched(self.entry.directions) as path:
             return load_directions(path)
 
@@ -79,3 +89,6 @@ def load_dataset(url: str, roots: dict[str, str] | None = None) -> Dataset:
         return Dataset(storage, load_dataset_recipe(storage), entry, roots or {})
     except FileNotFoundError as error:
         raise FormatError(f"{url}: not a dataset of genint ({PLAN} is missing)") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise FormatError(f"{storage / PLAN}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error

@@ -3,6 +3,8 @@
 import gzip
 import hashlib
 import os
+import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
@@ -36,9 +38,10 @@ class Listing:
     def from_bytes(cls, content: bytes, root: str) -> Self:
         """Read `to_bytes` back, for images below `root`. Raises FormatError where it is no list."""
         try:
-            rows = [line.rsplit("\t", 1) for line in gzip.decompress(content).decode().splitlines()]
+            # Not splitlines: a name may hold one of Unicode's other line breaks.
+            rows = [line.rsplit("\t", 1) for line in gzip.decompress(content).decode().split("\n")[:-1]]
             paths, sizes = tuple(path for path, _ in rows), tuple(int(size) for _, size in rows)
-        except (OSError, EOFError, ValueError) as error:
+        except (OSError, EOFError, ValueError, zlib.error) as error:
             raise FormatError(f"input list below {root}: {error}") from error
         return cls(root, tuple(sorted({path.partition("/")[0] for path in paths})), paths, sizes)
 
@@ -47,22 +50,52 @@ class Listing:
 
 
 def list_images(root: str | os.PathLike[str], name: str) -> Listing:
-    """List an ImageFolder-like input. Raises UsageError where there is no folder, no class folder or no image."""
+    """List an ImageFolder-like input, links followed.
+
+    Raises UsageError where there is no folder, no class folder, a class folder without images, one that may not be
+    read, or a name that no list can hold.
+    """
     top = Path(root)
     if not top.is_dir():
         raise UsageError(f"--input {name}={root}: no such folder")
-    found: list[tuple[str, int]] = []
-    for entry in os.scandir(top):
-        for parent, _, names in os.walk(entry.path) if entry.is_dir() else ():
-            for file in names:
-                path = Path(parent, file)
-                if path.suffix.lower() in IMAGE_EXTENSIONS:
-                    found.append((path.relative_to(top).as_posix(), path.stat().st_size))
+    try:
+        folders = tuple(sorted(entry.name for entry in os.scandir(top) if entry.is_dir()))
+        found = sorted(image for folder in folders for image in _images_below(top, folder))
+    except PermissionError as error:
+        raise UsageError(f"--input {name}={root}: {error.filename} may not be read") from error
     if not found:
         raise UsageError(f"--input {name}={root}: no image in it; expected one folder a class with images inside")
-    found.sort()
-    folders = tuple(sorted({path.partition("/")[0] for path, _ in found}))
+    for path, _ in found:
+        if "\n" in path or not _is_utf8(path):
+            raise UsageError(f"--input {name}={root}: file name {path!r} is not one line of UTF-8; rename it")
+    # Left out silently, an empty folder would shift the labels of those after it.
+    empty = set(folders) - {path.partition("/")[0] for path, _ in found}
+    if empty:
+        raise UsageError(f"--input {name}={root}: class folder {min(empty)!r} holds no image; remove it")
     return Listing(str(top.resolve()), folders, tuple(path for path, _ in found), tuple(size for _, size in found))
+
+
+def _images_below(top: Path, folder: str) -> Iterator[tuple[str, int]]:
+    def fail(error: OSError) -> None:
+        raise error
+
+    for parent, _, names in os.walk(top / folder, onerror=fail, followlinks=True):
+        for name in names:
+            path = Path(parent, name)
+            if path.suffix.lower() in IMAGE_EXTENSIONS:
+                yield path.relative_to(top).as_posix(), _size(path)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0  # a link to nothing is listed too: it becomes a hole that is counted
+
+
+def _is_utf8(name: str) -> bool:
+    # Python reads other bytes of a file name as lone surrogates.
+    return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def imagenet_wnids() -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 
 from pydantic import Field, ValidationError
 
-from .errors import FormatError
+from .errors import FormatError, RecipeError
 from .recipe import Recipe, read_recipe
 from .sources.stream import Name, Role, Table
 from .storage import Storage
@@ -195,13 +195,19 @@ def load_manifest(storage: Storage) -> Manifest:
 
 
 def load_dataset_recipe(storage: Storage) -> Recipe:
-    """The recipe a dataset was built from."""
-    return read_recipe(storage.read(RECIPE).decode(), storage / RECIPE)
+    """The recipe a dataset was built from. Raises FormatError where the file is no recipe."""
+    try:
+        return read_recipe(storage.read(RECIPE).decode(), storage / RECIPE)
+    except (RecipeError, UnicodeDecodeError) as error:
+        raise FormatError(f"{storage / RECIPE}: damaged: {error}") from error
 
 
 def read_part(storage: Storage, part: Part) -> Iterator[Record]:
     """Records of one part. Raises FormatError where the file is not what the manifest says."""
-    content = storage.read(part.path)
+    try:
+        content = storage.read(part.path)
+    except FileNotFoundError as error:
+        raise FormatError(f"{storage / part.path}: missing") from error
     if hashlib.sha256(content).hexdigest() != part.sha256:
         raise FormatError(f"{storage / part.path}: sha256 differs from the manifest's")
     for line in content.splitlines():

@@ -30,8 +30,11 @@ def random_words(seed: int, name: str, *counter: int, count: int) -> NDArray[np.
 
 
 def uniform(words: NDArray[np.uint64]) -> NDArray[np.float64]:
-    """Words to the open interval (0, 1): 53 bits, offset by half a step so that neither end occurs."""
-    return ((words >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+    """Words to the open interval (0, 1): 52 bits, offset by half a step so that neither end occurs.
+
+    With 53 bits the topmost value would round to 1, whose normal quantile is infinite.
+    """
+    return ((words >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
 
 
 def integers_below(bound: int, words: NDArray[np.uint64]) -> NDArray[np.int64]:

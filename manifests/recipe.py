@@ -117,7 +117,10 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     if name_or_path in shipped:
         text = shipped[name_or_path]
     elif path.is_file():
-        text = path.read_text("utf-8")
+        try:
+            text = path.read_text("utf-8")
+        except UnicodeDecodeError as error:
+            raise RecipeError(f"{name_or_path}: not UTF-8: {error}") from error
     elif path.suffix == ".toml" or "/" in name_or_path:
         raise RecipeError(f"{name_or_path}: no such recipe file")
     else:
@@ -197,9 +200,10 @@ def _override(tree: dict[str, Any], override: str) -> None:
     table: Any = tree
     for i, part in enumerate(parents):
         if isinstance(table, list):
-            named = [entry for entry in table if entry.get("name") == part]
+            entries = [entry for entry in table if isinstance(entry, dict)]
+            named = [entry for entry in entries if entry.get("name") == part]
             if not named:
-                names = [str(entry.get("name")) for entry in table]
+                names = [str(entry.get("name")) for entry in entries]
                 raise RecipeError(f"--set {override}: no stream {part!r}{suggest(part, names)}")
             table = named[0]
         else:

@@ -7,6 +7,7 @@ a line a sample, and in it extension, data offset, size and member name of each 
 
 import hashlib
 import os
+import re
 import tarfile
 import uuid
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,10 @@ from .errors import FormatError
 
 BLOCK = tarfile.BLOCKSIZE
 INDEX_VERSION = "v1.2"
+# Printable ASCII. A dot ends the key for every reader of the format; a blank would end a field of the index.
+KEY = re.compile(r"[!-\-0-~]+")
+# Lower case: webdataset folds the rest.
+EXTENSION = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)*")
 
 
 @dataclass(frozen=True)
@@ -62,8 +67,7 @@ class ShardWriter:
         self._digest = hashlib.sha256()
         self._offset = 0
         self._members = 0
-        self._lines: list[str] = []
-        self._keys: list[str] = []
+        self._lines: dict[str, str] = {}
         self.summary: ShardSummary | None = None
 
     def __enter__(self) -> Self:
@@ -73,18 +77,23 @@ class ShardWriter:
 
     def add(self, key: str, members: Mapping[str, bytes]) -> None:
         """Append the members of one sample (extension to content), sorted by extension."""
-        if not key.isascii() or "." in key or "/" in key or not key:
-            raise ValueError(f"sample key {key!r}: must be ASCII without dot or slash")
+        if not KEY.fullmatch(key):
+            raise ValueError(f"sample key {key!r}: must be printable ASCII without blank, dot or slash")
+        if key in self._lines:
+            raise ValueError(f"sample key {key!r}: stands in {self.path.name} already")
+        if not members:
+            raise ValueError(f"sample {key!r}: has no members")
         fields: list[str] = []
         for extension, content in sorted(members.items()):
+            if not EXTENSION.fullmatch(extension):
+                raise ValueError(f"sample {key!r}: extension {extension!r} must be lower-case ASCII such as mask.png")
             name = f"{key}.{extension}"
             self._write(_header(name, len(content)))
             fields += [extension, str(self._offset), str(len(content)), name]
             self._write(content)
             self._write(b"\0" * (-len(content) % BLOCK))
             self._members += 1
-        self._lines.append(" ".join(fields))
-        self._keys.append(key)
+        self._lines[key] = " ".join(fields)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -93,15 +102,16 @@ class ShardWriter:
             if kind is None:
                 self._publish()
         finally:
-            self._file.close()
             for leftover in (self._temporary, self._temporary_index):
                 leftover.unlink(missing_ok=True)
+            # Last, because closing writes what is buffered, and fails where the disk is full.
+            self._file.close()
 
     def _publish(self) -> None:
         # End of archive: two zero blocks, then zeros up to tar's customary record.
         self._write(b"\0" * (2 * BLOCK))
         self._write(b"\0" * (-self._offset % tarfile.RECORDSIZE))
-        index = "".join(f"{line}\n" for line in (f"{INDEX_VERSION} {len(self._lines)}", *self._lines)).encode()
+        index = "".join(f"{line}\n" for line in (f"{INDEX_VERSION} {len(self._lines)}", *self._lines.values())).encode()
         with open(self._temporary_index, "wb") as index_file:
             index_file.write(index)
             _sync(index_file)
@@ -112,14 +122,15 @@ class ShardWriter:
         os.replace(self._temporary_index, self.index_path)
         os.replace(self._temporary, self.path)
         sync_folder(self.path.parent)
+        keys = list(self._lines)
         self.summary = ShardSummary(
             bytes=self._offset,
             sha256=self._digest.hexdigest(),
             index_bytes=len(index),
             index_sha256=hashlib.sha256(index).hexdigest(),
-            samples=len(self._keys),
-            first_key=self._keys[0] if self._keys else "",
-            last_key=self._keys[-1] if self._keys else "",
+            samples=len(keys),
+            first_key=keys[0] if keys else "",
+            last_key=keys[-1] if keys else "",
         )
 
     def _write(self, content: bytes) -> None:
@@ -176,7 +187,7 @@ def iterate_members(path: Path) -> Iterator[tuple[str, Member]]:
                 yield member.name, Member(member.offset_data, member.size)
             end = archive.offset
         with open(path, "rb") as file:
-            file.seek(end - BLOCK if end > size - BLOCK else end)
+            file.seek(end)
             if file.read(2 * BLOCK) != b"\0" * (2 * BLOCK):
                 raise FormatError(f"{path}: no end-of-archive mark in {size} bytes; the file is cut short")
     except tarfile.TarError as error:

@@ -25,11 +25,12 @@ class Storage:
     def __init__(self, url: str | os.PathLike[str]) -> None:
         self.url = os.fspath(url)
         # `pipe:` and its kin run a shell command for what looks like a file name.
-        scheme = self.url.partition(":")[0]
-        if "://" not in self.url and scheme != self.url and len(scheme) > 1 and scheme.isalpha():
+        scheme, colon, rest = self.url.partition(":")
+        if colon and scheme.isalpha() and len(scheme) > 1 and not rest.startswith(("//", "://")):
             raise UsageError(f"{self.url}: command URLs are refused; give a folder or a URL such as s3://bucket/name")
         try:
-            self._fs, self._root = fsspec.url_to_fs(self.url)
+            # No cached listings: other workers add files that a cached listing would deny.
+            self._fs, self._root = fsspec.url_to_fs(self.url, use_listings_cache=False)
         except (ImportError, ValueError) as error:
             raise UsageError(f"{self.url}: {error}") from error
         self.local = isinstance(self._fs, LocalFileSystem)
@@ -44,7 +45,7 @@ class Storage:
     @property
     def absolute(self) -> str:
         """The same place for a process with another working folder."""
-        return str(Path(self.url).absolute()) if self.local and "://" not in self.url else self.url
+        return str(self._root) if self.local else self.url
 
     def local_path(self, name: str) -> Path:
         """The file of `name` in a local folder."""

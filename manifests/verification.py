@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from .dataset import Dataset
+from .dataset import PLAN, Dataset, input_name
 from .errors import FormatError
 from .manifest import SUMS, Manifest, Record, digest_parameters, dump_json, read_records
 from .shard import index_path, load_index, make_index, read_sample, sha256_of_file
@@ -26,15 +26,24 @@ class Checked:
 
 
 def verify_manifest(dataset: Dataset, manifest: Manifest) -> list[str]:
-    """Problems of the dataset as a whole: the recipe, the sums file, the counts."""
+    """Problems of the dataset as a whole: what it was planned from, the sums file, the counts.
+
+    Raises FormatError where a file is missing or so damaged that nothing can be planned.
+    """
     storage = dataset.storage
     problems = []
+    if dataset.entry.fingerprint != manifest.fingerprint:
+        problems.append(f"{PLAN} is not the plan of the manifest")
     if dataset.recipe.digest() != manifest.recipe_sha256:
         problems.append("recipe.toml is not the recipe of the manifest")
     if not storage.exists(SUMS) or storage.sha256(SUMS) != manifest.sums_sha256:
         problems.append(f"{SUMS}: missing or altered")
+    facts = dataset.facts
     if manifest.directions and storage.sha256(manifest.directions) != manifest.fingerprint.directions_sha256:
         problems.append(f"{manifest.directions}: altered")
+    for name, listing in facts.inputs.items():
+        if listing.digest != manifest.fingerprint.inputs[name].sha256:
+            problems.append(f"{input_name(name)}: altered")
     for entry in manifest.streams:
         plan = dataset.plan(entry.name)
         if plan.num_shards != entry.shards:
@@ -84,6 +93,10 @@ def verify_shard(dataset: Dataset, record: Record) -> list[str]:
             contents = [read_sample(file, members) for members in index.values()]
         finally:
             os.close(file)
+    for sample, content in zip(planned, contents, strict=True):
+        absent = {"cls", "json", plan.stream.extension} - content.keys()
+        if absent:
+            return [*problems, f"{record.path}: {sample.key}: no member .{min(absent)}"]
     if digest_parameters([content["json"] for content in contents]) != record.parameters_sha256:
         problems.append(f"{record.path}: digest of the parameters differs from its record")
     for sample, content in zip(planned, contents, strict=True):
@@ -98,7 +111,12 @@ def compare_parameters(sample: Sample, stored: bytes) -> list[str]:
 
     The json may hold more than the plan: what rendering found out, such as a final loss.
     """
-    found = json.loads(stored)
+    try:
+        found = json.loads(stored)
+    except ValueError as error:
+        return [f"parameters are not JSON: {error}"]
+    if not isinstance(found, dict):
+        return [f"parameters are {stored[:40]!r}, not a table"]
     return [
         f"{key} = {found.get(key)!r}, planned {value!r}"
         for key, value in json.loads(dump_json(sample.parameters)).items()

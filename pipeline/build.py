@@ -120,9 +120,9 @@ class Build:
                         losses[shard] += 1
                         given_up = losses[shard] >= MAX_LOSSES
                     else:
+                        self._idle.append(worker)
                         if getattr(root_cause(error), "errno", None) in DISK_ERRORS:
                             raise GenintError(f"{self.dataset.storage}: {message}; finished shards are kept") from error
-                        self._idle.append(worker)
                         failures[shard] += 1
                         given_up = failures[shard] >= MAX_FAULTS
                     if given_up:

@@ -18,6 +18,8 @@ CROISSANT_CONTEXT: dict[str, Any] = {
     "data": {"@id": "cr:data", "@type": "@json"},
     "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
     "dct": "http://purl.org/dc/terms/",
+    "equivalentProperty": "cr:equivalentProperty",
+    "examples": {"@id": "cr:examples", "@type": "@json"},
     "extract": "cr:extract",
     "field": "cr:field",
     "fileObject": "cr:fileObject",
@@ -31,6 +33,7 @@ CROISSANT_CONTEXT: dict[str, Any] = {
     "md5": "cr:md5",
     "parentField": "cr:parentField",
     "path": "cr:path",
+    "rai": "http://mlcommons.org/croissant/RAI/",
     "recordSet": "cr:recordSet",
     "references": "cr:references",
     "regex": "cr:regex",
@@ -101,41 +104,37 @@ dataset = load_dataset("THIS_FOLDER", "{first}", split="{manifest.streams[0].spl
 
 
 def make_croissant(dataset: Dataset, manifest: Manifest) -> str:
-    """Croissant 1.0 metadata (MLCommons), one file set and one record set a stream."""
-    distribution: list[dict[str, Any]] = [
-        {
-            "@type": "cr:FileObject",
-            "@id": "repo",
-            "name": "repo",
-            "description": "The folder that holds this file.",
-            "contentUrl": ".",
-            "encodingFormat": "git+https",
-            "sha256": manifest.sums_sha256,
-        }
-    ]
-    records: list[dict[str, Any]] = []
+    """Croissant 1.0 metadata (MLCommons): a file set of shards a stream, and their records as the record set.
+
+    Members of many archives cannot be joined to samples in Croissant, so samples are described in words.
+    """
+    distribution: list[dict[str, Any]] = []
+    record_sets: list[dict[str, Any]] = []
     for stream in manifest.streams:
-        file_set = f"{stream.name}-shards"
+        shards, parts = f"{stream.name}-shards", f"{stream.name}-manifest"
         distribution.append(
-            {
-                "@type": "cr:FileSet",
-                "@id": file_set,
-                "name": file_set,
-                "containedIn": {"@id": "repo"},
-                "encodingFormat": "application/x-tar",
-                "includes": f"{stream.name}/*/*.tar",
-            }
+            _file_set(
+                shards,
+                "application/x-tar",
+                f"{stream.name}/*/*.tar",
+                f"WebDataset shards: {stream.samples} {stream.role} images ({stream.source}), split {stream.split}. A "
+                f"sample has the members .{stream.image_extension} (image), .cls (class label) and .json (everything "
+                "needed to make it again).",
+            )
         )
-        records.append(
+        distribution.append(
+            _file_set(parts, "application/jsonlines", f"manifest/{stream.name}-?????.jsonl", "A line a shard.")
+        )
+        record_sets.append(
             {
                 "@type": "cr:RecordSet",
                 "@id": stream.name,
                 "name": stream.name,
-                "description": f"{stream.samples} {stream.role} images ({stream.source}), split {stream.split}.",
+                "description": f"The shards of stream {stream.name}.",
                 "field": [
-                    _field(stream.name, file_set, "image", "sc:ImageObject", stream.image_extension),
-                    _field(stream.name, file_set, "class_label", "sc:Integer", "cls"),
-                    _field(stream.name, file_set, "parameters", "sc:Text", "json"),
+                    _field(stream.name, parts, "path", "sc:Text", "The shard's file."),
+                    _field(stream.name, parts, "sha256", "sc:Text", "Its digest."),
+                    _field(stream.name, parts, "samples", "sc:Integer", "Samples in it."),
                 ],
             }
         )
@@ -152,23 +151,31 @@ def make_croissant(dataset: Dataset, manifest: Manifest) -> str:
             "url": PAPER,
             "version": "1.0.0",
             "distribution": distribution,
-            "recordSet": records,
+            "recordSet": record_sets,
         },
         indent=1,
     )
 
 
-def _field(stream: str, file_set: str, name: str, data_type: str, extension: str) -> dict[str, Any]:
+def _file_set(name: str, encoding: str, includes: str, description: str) -> dict[str, Any]:
+    return {
+        "@type": "cr:FileSet",
+        "@id": name,
+        "name": name,
+        "description": description,
+        "encodingFormat": encoding,
+        "includes": includes,
+    }
+
+
+def _field(stream: str, file_set: str, column: str, data_type: str, description: str) -> dict[str, Any]:
     return {
         "@type": "cr:Field",
-        "@id": f"{stream}/{name}",
-        "name": name,
+        "@id": f"{stream}/{column}",
+        "name": column,
+        "description": description,
         "dataType": data_type,
-        "source": {
-            "fileSet": {"@id": file_set},
-            "extract": {"fileProperty": "content"},
-            "transform": {"regex": rf".*\.{extension}$"},
-        },
+        "source": {"fileSet": {"@id": file_set}, "extract": {"column": column}},
     }
 
 

@@ -267,7 +267,7 @@ def _iterate_spectral_norm(module: Any, iterations: int = 5) -> None:
         module.weight_u.copy_(normalize(matrix @ module.weight_v, dim=0))
 
 
-def _calibrate_statistics(model: BigGAN, batch_size: int = 4) -> None:
+def _calibrate_statistics(model: BigGAN, batch_size: int = 8) -> None:
     """Give each batch norm the statistics of what reaches it at truncations 0 and 1, linear in between."""
     config = model.config
     latents = torch.randn(batch_size, config.z_dim).clamp(-2, 2)

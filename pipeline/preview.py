@@ -4,7 +4,7 @@ import io
 import os
 from collections.abc import Mapping, Sequence
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from ..manifests.dataset import Dataset
 from ..manifests.manifest import shard_name
@@ -42,12 +42,9 @@ def draw_contact_sheet(title: str, rows: Mapping[str, Sequence[tuple[Image.Image
         for column, (image, caption) in enumerate(tiles):
             left = LABEL + column * (TILE + 2)
             # Small pictures are enlarged without smoothing: one sees the pixels that are there.
-            method = Image.Resampling.NEAREST if image.width <= TILE else Image.Resampling.LANCZOS
-            tile = image.convert("RGB")
-            tile.thumbnail((TILE, TILE)) if image.width > TILE else None
-            if image.width <= TILE:
-                tile = tile.resize((TILE, round(TILE * image.height / image.width)), method)
-            sheet.paste(tile, (left, top))
+            enlarging = max(image.size) <= TILE
+            method = Image.Resampling.NEAREST if enlarging else Image.Resampling.LANCZOS
+            sheet.paste(ImageOps.contain(image.convert("RGB"), (TILE, TILE), method), (left, top))
             draw.text((left + 1, top + TILE), caption, "black", small)
     return sheet
 

@@ -1,12 +1,9 @@
 """Make shards on a Ray cluster: one actor a device, one shard a call. Only small records come back."""
 
-import os
+import socket
 import threading
 import time
 from concurrent.futures import Future
-
-# The driver's core worker otherwise ends this process, without a word, when the head is gone for 60 s.
-os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "3600")
 
 import ray
 from ray.exceptions import RayActorError
@@ -16,7 +13,9 @@ from ..manifests.manifest import Record
 from .executor import WorkerHandle
 from .worker import Task, Worker, WorkerSettings
 
-LOST_AFTER = 45.0  # seconds without an answer from the cluster's head
+# Seconds without an answer from the cluster's head; after 60 Ray itself ends this process without a word.
+LOST_AFTER = 40.0
+CONNECT_SECONDS = 10.0
 
 
 class RayPool:
@@ -27,6 +26,7 @@ class RayPool:
     """
 
     def __init__(self, settings: WorkerSettings, num_workers: int | None, address: str | None) -> None:
+        _check_reachable(address)
         try:
             ray.init(
                 address=address, num_cpus=num_workers if address is None else None, logging_level="error",
@@ -68,6 +68,17 @@ class RayPool:
 
     def close(self) -> None:
         ray.shutdown()
+
+
+def _check_reachable(address: str | None) -> None:
+    # ray.init waits for minutes where nobody listens.
+    host, separator, port = (address or "").rpartition(":")
+    if not separator or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+    except OSError as error:
+        raise GenintError(f"--address {address}: no Ray cluster answers: {error}") from error
 
 
 class _RayWorker:

@@ -1,21 +1,23 @@
 """Streams rendered by the class-conditional generator: observational and interventional (paper, section 4.2)."""
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, field_validator
 
 from ..directions import intervene
 from ..errors import RecipeError, UsageError
 from ..randomness import draw_without_replacement, random_words, truncated_normal, uniform
-from ..step_ranges import step_ranges
+from ..step_ranges import RELEASED, RELEASED_51_SYMMETRIC, step_ranges
 from .stream import Facts, Role, Sample, Stream
 
 # Third counter word: what the draws of one latent are for.
 LATENT, INTERVENTIONS = 0, 1
 PACKAGE_BOUND = 2.0
+
+Pair = Annotated[list[float], Field(min_length=2, max_length=2)]
 
 
 class GeneratedStream(Stream):
@@ -42,7 +44,11 @@ class GeneratedStream(Stream):
                 'use sampler = "threshold" for larger values'
             )
         known = len(self.class_names(facts))
-        wrong = [label for label in self.classes or () if not 0 <= label < known]
+        labels = self.classes or []
+        repeated = [label for label in labels if labels.count(label) > 1]
+        if repeated:
+            raise RecipeError(f"streams.{self.name}.classes: {repeated[0]} stands there twice")
+        wrong = [label for label in labels if not 0 <= label < known]
         if wrong:
             raise RecipeError(f"streams.{self.name}.classes: {wrong[0]} is not a class label (0 to {known - 1})")
 
@@ -131,11 +137,21 @@ class InterventionalStream(GeneratedStream):
     )
     num_directions: int = Field(60, gt=0, description="k: the leading directions to draw from.")
     step_scale: float = Field(1.0, gt=0, description="s: multiplies the step ranges; 1.0 = 100 %.")
-    step_ranges: Literal["released", "released-51-symmetric"] | float | list[float] | list[tuple[float, float]] = Field(
+    step_ranges: Literal["released", "released-51-symmetric"] | float | list[float] | list[Pair] = Field(
         "released",
         description="lo and hi of each direction: the released GenInt ranges, the same with direction 51 made "
         "symmetric, one number r for -r..r, or a list of numbers or [lo, hi] pairs.",
     )
+
+    @field_validator("step_ranges", mode="wrap")
+    @classmethod
+    def _one_of_its_forms(cls, value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return validate(value)
+        except ValidationError as error:
+            raise ValueError(
+                f'expected "{RELEASED}", "{RELEASED_51_SYMMETRIC}", a number, or a list of numbers or [lo, hi] pairs'
+            ) from error
 
     def check(self, facts: Facts) -> None:
         super().check(facts)

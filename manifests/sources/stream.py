@@ -20,9 +20,9 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$", max_leng
 
 
 class Table(BaseModel):
-    """A table of the recipe: unknown keys are refused, and it never changes."""
+    """A table of the recipe: unknown keys and values of another type are refused, and it never changes."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,53 @@
+# `make demo` and `make test` set everything up themselves: they need git, make, Python 3.11 or later and its venv module.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Extra arguments for pip, such as an index with CPU builds of torch.
+PIP_ARGS ?=
+SOURCES := $(shell git ls-files manifests pipeline train evaluate)
+ROOMS := manifests pipeline
+
+.PHONY: demo test check lint bench clean
+
+demo: $(VENV)/.genint  ## Build, verify and show the mini dataset
+	$(BIN)/genint-pipeline directions --out datasets/mini-directions
+	$(BIN)/genint-pipeline build-shards --out datasets/mini
+	$(BIN)/genint-pipeline verify datasets/mini --rebuild 1
+	@echo
+	@echo "look at         datasets/mini/preview/interventional.jpg"
+	@echo "and at          datasets/mini-directions/directions.png"
+	@echo "the dataset is  datasets/mini/manifest.json"
+
+test: $(VENV)/.genint $(VENV)/.dev  ## Run the tests against the installed package
+	$(BIN)/python -m pytest
+
+check: lint test  ## Everything that must pass before a push
+
+lint: $(VENV)/.genint $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --config setup.cfg
+	mkdir -p build/typecheck && ln -sfn ../.. build/typecheck/genint
+	MYPYPATH=build/typecheck $(BIN)/mypy $(ROOMS:%=-p genint.%)
+
+bench: $(VENV)/.genint $(VENV)/.dev  ## Measured comparisons; prints ratios, asserts nothing
+	for bench in tests/benchmarks/bench_*.py; do echo "== $$bench"; $(BIN)/python $$bench || exit 1; done
+
+clean:
+	rm -rf $(VENV) build *.egg-info
+
+$(VENV)/.dependencies: setup.cfg constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt .
+	@touch $@
+
+# A regular install, as users have it; what a former build left behind must not ride along.
+$(VENV)/.genint: $(VENV)/.dependencies pyproject.toml $(SOURCES)
+	rm -rf build/lib build/bdist.*
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --force-reinstall .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.dependencies
+	$(BIN)/pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt ".[dev]"
+	@touch $@

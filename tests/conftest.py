@@ -1,0 +1,55 @@
+"""Shared by the tests: a tiny recipe of every kind of stream, and the command line in this process."""
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from genint.pipeline.cli import main
+
+# Ray would otherwise report usage; and workers of a cluster started by a test must find the tests' folder.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+TINY_RECIPE = Path(__file__).with_name("tiny.toml")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command left: its exit code and what it printed."""
+
+    exit_code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe() -> Path:
+    return TINY_RECIPE
+
+
+@pytest.fixture
+def run_cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+    """Run `genint-pipeline` with arguments, in this process."""
+
+    def run(*arguments: object) -> Result:
+        monkeypatch.setattr(sys, "argv", ["genint-pipeline", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as ending:
+            code = int(ending.code or 0)
+        captured = capfd.readouterr()
+        return Result(code, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Development data that is not part of the product."""
+    folder = Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("no ../shared/data beside this checkout")
+    return folder

@@ -1,0 +1,222 @@
+"""The promises of design.md, section 4, for a build on this machine."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+DRIVER = [sys.executable, "-c", "from genint.pipeline.cli import main; main()", "build-shards"]
+
+
+def sums(dataset: Path) -> str:
+    return (dataset / "SHA256SUMS").read_text()
+
+
+def leftovers(dataset: Path) -> list[Path]:
+    return [path for path in dataset.rglob("*") if ".tmp" in path.name]
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory, tiny_recipe) -> Path:
+    """The tiny dataset, built by one worker without interruption."""
+    out = tmp_path_factory.mktemp("reference") / "dataset"
+    subprocess.run([*DRIVER, tiny_recipe, "--out", out, "--workers", "1"], check=True)
+    return out
+
+
+def test_two_workers_make_the_bytes_of_one(tmp_path, tiny_recipe, run_cli, reference):
+    assert run_cli("build-shards", tiny_recipe, "--out", tmp_path / "two", "--workers", 2).exit_code == 0
+    assert sums(tmp_path / "two") == sums(reference)
+
+
+def test_the_same_command_again_says_complete_and_changes_nothing(tmp_path, tiny_recipe, run_cli):
+    out = tmp_path / "dataset"
+    assert run_cli("build-shards", tiny_recipe, "--out", out, "--workers", 1).exit_code == 0
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.tar")}
+    manifest = (out / "manifest.json").read_bytes()
+    result = run_cli("build-shards", tiny_recipe, "--out", out, "--workers", 1)
+    assert result.exit_code == 0
+    assert "complete already" in result.out
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*.tar")} == before
+    assert (out / "manifest.json").read_bytes() == manifest
+
+
+@pytest.mark.parametrize(("workers", "kills"), [(1, 3), (2, 2)])
+def test_a_driver_killed_at_random_points_resumes_to_identical_bytes(tmp_path, tiny_recipe, reference, workers, kills):
+    out = tmp_path / "dataset"
+    moments = random.Random(workers)
+    command = [*DRIVER, tiny_recipe, "--out", out, "--workers", str(workers)]
+    for committed in sorted(moments.sample(range(1, 9), kills)):
+        build = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        while len(list(out.glob("records/*/0000/*.json"))) < committed:
+            assert build.poll() is None
+            time.sleep(0.002)
+        time.sleep(moments.random() * 0.1)
+        build.send_signal(signal.SIGKILL)
+        assert build.wait() == -signal.SIGKILL
+        assert not (out / "manifest.json").exists()
+    subprocess.run(command, check=True)
+    assert sums(out) == sums(reference)
+
+
+def test_what_a_killed_driver_left_is_not_taken_for_a_shard(tmp_path, tiny_recipe, run_cli, reference):
+    out = tmp_path / "dataset"
+    run_cli("build-shards", tiny_recipe, "--out", out, "--workers", 1)
+    (out / "manifest.json").unlink()
+    shard = next(iter(sorted(out.glob("natural/0000/*.tar"))))
+    shard.rename(shard.with_name(f"{shard.name}.tmp.123"))
+    assert run_cli("build-shards", tiny_recipe, "--out", out, "--workers", 1).exit_code == 0
+    assert sums(out) == sums(reference)
+
+
+def test_a_shard_deleted_from_a_finished_dataset_is_made_again(tmp_path, tiny_recipe, run_cli, reference):
+    out = tmp_path / "dataset"
+    run_cli("build-shards", tiny_recipe, "--out", out, "--workers", 1)
+    next(iter(out.glob("observational/0000/*.tar"))).unlink()
+    result = run_cli("build-shards", tiny_recipe, "--out", out, "--workers", 1)
+    assert result.exit_code == 0
+    assert sums(out) == sums(reference)
+    assert run_cli("verify", out).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("streams.observational.truncation=0.5", "streams.observational.truncation: 1.0 -> 0.5"),
+        ("seed=8", "seed: 7 -> 8"),
+        ("streams.natural.samples_per_shard=30", "streams.natural.samples_per_shard: 20 -> 30"),
+    ],
+)
+def test_a_changed_recipe_is_refused_by_the_name_of_the_change(tiny_recipe, run_cli, reference, override, named):
+    before = sums(reference)
+    result = run_cli("build-shards", tiny_recipe, "--out", reference, "--set", override)
+    assert result.exit_code == 2
+    assert named in result.err
+    assert sums(reference) == before
+
+
+def test_other_weights_are_refused(tmp_path, tiny_recipe, run_cli, reference):
+    import torch
+    from genint.pipeline.generator import load_generator
+    from genint.pipeline.settle import weights_location
+
+    source = Path(weights_location("mini"))
+    model = load_generator(source).model
+    model.generator.gen_z.bias.data += 0.01
+    (tmp_path / "weights").mkdir()
+    torch.save(model.state_dict(), tmp_path / "weights" / "pytorch_model.bin")
+    (tmp_path / "weights" / "config.json").write_bytes((source / "config.json").read_bytes())
+    result = run_cli("build-shards", tiny_recipe, "--out", reference, "--weights", tmp_path / "weights")
+    assert result.exit_code == 2
+    assert "generator weights" in result.err
+
+
+def test_one_stream_can_be_built_alone_and_the_manifest_waits_for_the_rest(tmp_path, tiny_recipe, run_cli, reference):
+    out = tmp_path / "dataset"
+    result = run_cli("build-shards", tiny_recipe, "--out", out, "--stream", "interventional", "--workers", 1)
+    assert result.exit_code == 0
+    assert len(list(out.rglob("*.tar"))) == 4
+    assert not (out / "manifest.json").exists()
+    assert "4 of 4 shards" in run_cli("status", out).out
+    assert run_cli("build-shards", tiny_recipe, "--out", out, "--workers", 1).exit_code == 0
+    assert sums(out) == sums(reference)
+
+
+def test_a_second_driver_is_refused_while_the_first_works(tmp_path, tiny_recipe, run_cli):
+    out = tmp_path / "dataset"
+    first = subprocess.Popen([*DRIVER, tiny_recipe, "--out", out, "--workers", "1"], stderr=subprocess.DEVNULL)
+    try:
+        while not (out / "records" / "plan.json").exists():
+            assert first.poll() is None
+            time.sleep(0.01)
+        second = run_cli("build-shards", tiny_recipe, "--out", out, "--workers", 1)
+    finally:
+        assert first.wait() == 0
+    assert second.exit_code == 2
+    assert f"another build is running here (process {first.pid}" in second.err
+    assert run_cli("verify", out).exit_code == 0
+
+
+def test_an_interrupt_finishes_running_shards_and_prints_how_to_resume(tmp_path, tiny_recipe, reference):
+    out = tmp_path / "dataset"
+    command = [*DRIVER, tiny_recipe, "--out", out, "--workers", "1"]
+    build = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not list(out.glob("records/natural/0000/*.json")):
+        assert build.poll() is None
+        time.sleep(0.005)
+    build.send_signal(signal.SIGINT)
+    _, err = build.communicate()
+    assert build.returncode == 130
+    assert "to resume:" in err
+    assert "Traceback" not in err
+    assert not leftovers(out)
+    assert subprocess.run(command, stderr=subprocess.DEVNULL).returncode == 0
+    assert sums(out) == sums(reference)
+
+
+def test_a_full_disk_is_one_line_and_resumes_cleanly(tmp_path, tiny_recipe, run_cli, reference):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(disk)]
+    if os.geteuid() != 0 or subprocess.run(mount, stderr=subprocess.DEVNULL).returncode != 0:
+        pytest.skip("a small tmpfs needs the right to mount")
+    try:
+        out = disk / "dataset"
+        result = run_cli("build-shards", tiny_recipe, "--out", out, "--workers", 1)
+        assert result.exit_code == 1
+        errors = [line for line in result.err.splitlines() if line.startswith("error:")]
+        assert len(errors) == 1
+        assert "No space left on device" in errors[0]
+        assert "to resume: genint-pipeline build-shards" in errors[0]
+        assert not leftovers(out)
+        assert not (out / "manifest.json").exists()
+        subprocess.run(["mount", "-o", "remount,size=20m", str(disk)], check=True)
+        assert run_cli("build-shards", tiny_recipe, "--out", out, "--workers", 1).exit_code == 0
+        assert sums(out) == sums(reference)
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_non_finite_pixels_leave_a_hole_with_its_reason_and_fail_the_build(tmp_path, tiny_recipe, run_cli):
+    import torch
+    from genint.pipeline.generator import load_generator
+    from genint.pipeline.settle import weights_location
+
+    source = Path(weights_location("mini"))
+    model = load_generator(source).model
+    # One class embedding overflows: samples of class 3 alone are lost.
+    model.embeddings.weight.data[:, 3] = 1e38
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    torch.save(model.state_dict(), weights / "pytorch_model.bin")
+    (weights / "config.json").write_bytes((source / "config.json").read_bytes())
+    out = tmp_path / "dataset"
+    result = run_cli("build-shards", tiny_recipe, "--out", out, "--weights", weights, "--workers", 1)
+    assert result.exit_code == 1
+    assert "stream observational: 3 of 30 samples lost (3 non-finite pixels)" in result.err
+    manifest = json.loads((out / "manifest.json").read_text())
+    entry = next(stream for stream in manifest["streams"] if stream["name"] == "observational")
+    assert entry["failures"] == {"non-finite pixels": 3}
+    assert entry["samples"] == 27
+    assert run_cli("verify", out, "--weights", weights).exit_code == 0
+
+
+def test_rebuilt_shards_equal_the_recorded_ones(run_cli, reference):
+    result = run_cli("verify", reference, "--rebuild", 3)
+    assert result.exit_code == 0
+    assert result.out.count("parameters equal, bytes equal") == 3
+
+
+def test_no_thread_or_process_outlives_a_build(tmp_path, tiny_recipe, run_cli):
+    import multiprocessing
+
+    run_cli("build-shards", tiny_recipe, "--out", tmp_path / "dataset", "--workers", 2)
+    assert not multiprocessing.active_children()
+    assert not [thread for thread in threading.enumerate() if "ThreadPool" in thread.name]
