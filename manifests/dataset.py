@@ -55,22 +55,21 @@ class Dataset:
             if generator
             else None,
             directions=self._directions(),
-            inputs={
-                name: Listing.from_bytes(self._read(input_name(name)), self.roots.get(name, ""))
-                for name in self.recipe.inputs()
-                if name != "directions"
-            },
+            inputs={name: self._listing(name) for name in self.recipe.inputs() if name != "directions"},
         )
 
     def plan(self, stream: str) -> StreamPlan:
         """The plan of a stream's samples. Raises RecipeError where there is no such stream."""
         return StreamPlan(self.recipe.stream(stream), self.facts)
 
-    def _read(self, name: str) -> bytes:
+    def _listing(self, name: str) -> Listing:
+        path = input_name(name)
         try:
-            return self.storage.read(name)
+            return Listing.from_bytes(self.storage.read(path), self.roots.get(name, ""))
         except FileNotFoundError as error:
-            raise FormatError(f"{self.storage / name}: missing") from error
+            raise FormatError(f"{self.storage / path}: missing") from error
+        except FormatError as error:
+            raise FormatError(f"{self.storage / path}: {error}") from error
 
     def _directions(self) -> Directions | None:
         if self.entry.directions is None:

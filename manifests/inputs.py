@@ -42,7 +42,7 @@ class Listing:
             rows = [line.rsplit("\t", 1) for line in gzip.decompress(content).decode().split("\n")[:-1]]
             paths, sizes = tuple(path for path, _ in rows), tuple(int(size) for _, size in rows)
         except (OSError, EOFError, ValueError, zlib.error) as error:
-            raise FormatError(f"input list below {root}: {error}") from error
+            raise FormatError(f"not a list of input files: {error}") from error
         return cls(root, tuple(sorted({path.partition("/")[0] for path in paths})), paths, sizes)
 
     def _text(self) -> str:

@@ -26,7 +26,7 @@ class Storage:
         self.url = os.fspath(url)
         # `pipe:` and its kin run a shell command for what looks like a file name.
         scheme, colon, rest = self.url.partition(":")
-        if colon and scheme.isalpha() and len(scheme) > 1 and not rest.startswith(("//", "://")):
+        if colon and scheme.isalnum() and len(scheme) > 1 and not rest.startswith(("//", "://")):
             raise UsageError(f"{self.url}: command URLs are refused; give a folder or a URL such as s3://bucket/name")
         try:
             # No cached listings: other workers add files that a cached listing would deny.
@@ -90,7 +90,8 @@ class Storage:
     def write(self, name: str, content: bytes) -> None:
         """Put a small file in place, whole or not at all."""
         if not self.local:
-            self._fs.pipe_file(self._locate(name), content)
+            with self._sending(name):
+                self._fs.pipe_file(self._locate(name), content)
             return
         with self.replacing(name) as temporary:
             temporary.write_bytes(content)
@@ -133,7 +134,8 @@ class Storage:
 
     def put(self, path: Path, name: str) -> None:
         """Send a finished local file to `name` in one put and check the size that arrived."""
-        self._fs.put_file(str(path), self._locate(name))
+        with self._sending(name):
+            self._fs.put_file(str(path), self._locate(name))
         arrived = self.size(name)
         if arrived != path.stat().st_size:
             raise FormatError(f"{self / name}: {arrived} bytes arrived of {path.stat().st_size}")
@@ -151,6 +153,14 @@ class Storage:
         while not folder.exists():
             folder = folder.parent
         return shutil.disk_usage(folder).free
+
+    @contextmanager
+    def _sending(self, name: str) -> Iterator[None]:
+        # A bucket that is not there, or not ours; objects themselves need no folder.
+        try:
+            yield
+        except (FileNotFoundError, PermissionError) as error:
+            raise UsageError(f"{self / name}: {error}") from error
 
     def _locate(self, name: str) -> str:
         parts = PurePosixPath(name).parts

@@ -17,7 +17,6 @@ from .worker import Task
 # A shard that fails so often, or takes its worker down so often, is given up.
 MAX_FAULTS = 2
 MAX_LOSSES = 3
-POLL_SECONDS = 2.0
 # Every further shard would fail alike.
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
@@ -63,7 +62,7 @@ class Build:
         remaining = {name: len(shards) for name, shards in missing.items()}
         if any(remaining.values()):
             store.reopen()
-        samples = {name: sum(len(plan.indices(int(i))) for i in missing[name]) for name, plan in plans.items()}
+        samples = {name: sum(plan.shard_size(int(i)) for i in missing[name]) for name, plan in plans.items()}
         total = sum(plan.count for plan in plans.values()), sum(plan.num_shards for plan in plans.values())
         done = [total[0] - sum(samples.values()), total[1] - sum(remaining.values())]
 
@@ -96,11 +95,7 @@ class Build:
                 if not self._running:
                     return
                 # Collect.
-                finished, _ = concurrent.futures.wait(
-                    self._running, POLL_SECONDS, return_when=concurrent.futures.FIRST_COMPLETED
-                )
-                if not finished:
-                    self.pool.check_alive()
+                finished, _ = concurrent.futures.wait(self._running, return_when=concurrent.futures.FIRST_COMPLETED)
                 for future in finished:
                     task, worker = self._running.pop(future)
                     shard = task.stream, task.shard_index
@@ -109,7 +104,7 @@ class Build:
                     if error is None:
                         self._idle.append(worker)
                         remaining[task.stream] -= 1
-                        done = [done[0] + len(plans[task.stream].indices(task.shard_index)), done[1] + 1]
+                        done = [done[0] + plans[task.stream].shard_size(task.shard_index), done[1] + 1]
                         yield Progress(done[0], total[0], done[1], total[1], future.result())
                         continue
                     message = describe_error(error)

@@ -42,8 +42,8 @@ def main() -> None:
     except GenintError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, UsageError) else 1)
-    except PermissionError as error:
-        print(f"error: {error.filename}: permission denied", file=sys.stderr)
+    except OSError as error:  # a full disk, a folder that cannot be written, a bucket that refuses (it names no file)
+        print(f"error: {error.filename}: {error.strerror}" if error.filename else f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except (KeyboardInterrupt, click.Abort):
         sys.exit(130)
@@ -227,7 +227,7 @@ def _make_pool(settings: "WorkerSettings", executor: str, workers: int | None, a
     if executor == "ray":
         from .ray_executor import RayPool
 
-        return RayPool(settings, workers, address)
+        return RayPool(settings, workers, address, _end_at_once)
     from .executor import LocalPool, count_devices
 
     return LocalPool(settings, workers or count_devices(settings.device))
@@ -249,6 +249,12 @@ def _interruptible(build: "Build") -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _end_at_once(message: str) -> None:
+    """End from a thread while the main one may hang; what is on disk is whole at any time."""
+    print(f"error: {message}; to resume: {_this_command()}", file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def _this_command() -> str:

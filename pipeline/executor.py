@@ -41,9 +41,6 @@ class WorkerPool(Protocol):
 
     def is_loss(self, error: BaseException) -> bool: ...
 
-    def check_alive(self) -> None:
-        """Raise GenintError where no worker can ever answer again."""
-
     def close(self) -> None: ...
 
 
@@ -69,9 +66,6 @@ class LocalPool:
 
     def is_loss(self, error: BaseException) -> bool:
         return isinstance(error, BrokenExecutor) and self.num_workers > 1
-
-    def check_alive(self) -> None:
-        """Local workers end with this process."""
 
     def close(self) -> None:
         """Nothing outlives the workers."""

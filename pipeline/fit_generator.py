@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..manifests.errors import UsageError
-from ..manifests.world import CLASSES, IMAGE_SIZE
+from ..manifests.world import CLASSES, IMAGE_SIZE, SLICES
 from .discriminator import Discriminator
-from .world import compose_pictures, load_objects
+from .world import compose_pictures
 
 CONFIG: dict[str, Any] = {
     "output_dim": IMAGE_SIZE,
@@ -33,7 +33,6 @@ CONFIG: dict[str, Any] = {
 }
 STATE_NAME = "training.pt"
 SAVE_EVERY = 250
-STATISTICS_BATCHES, STATISTICS_BATCH_SIZE = 4, 200
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,8 @@ class FitSettings:
     learning_rate_discriminator: float = 4e-4
     ema_decay: float = 0.999
     confounding: float = 0.8
+    num_objects: int = SLICES["train"]
+    statistics_batches: int = 8
 
 
 @dataclass(frozen=True)
@@ -113,9 +114,7 @@ def fit_generator(out: Path, settings: FitSettings, device: str = "cpu") -> Iter
     start = _load_state(out, settings, parts, rng)
 
     # The real pictures, sorted by class so that a group of one class is a row of `members`.
-    pictures = compose_pictures(
-        "train", np.arange(len(load_objects("train").class_labels)), settings.confounding, settings.confounding
-    )
+    pictures = compose_pictures("train", np.arange(settings.num_objects), settings.confounding, settings.confounding)
     images = torch.from_numpy(pictures.images).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1.0
     members = [torch.from_numpy(np.flatnonzero(pictures.class_labels == c)) for c in range(len(CLASSES))]
 
@@ -172,17 +171,17 @@ def fit_generator(out: Path, settings: FitSettings, device: str = "cpu") -> Iter
             _save_state(out, settings, parts, rng, step + 1)
         yield FitProgress(step + 1, loss_g.item(), loss_d.item())
 
-    store_statistics(average, settings.seed)
+    store_statistics(average, settings)
     save_generator(average, out, settings)
 
 
-def store_statistics(model: BigGAN, seed: int) -> None:
+def store_statistics(model: BigGAN, settings: FitSettings) -> None:
     """Measure every batch norm's statistics at each truncation of the package's grid and store them."""
-    rng = torch.Generator().manual_seed(seed)
+    rng = torch.Generator().manual_seed(settings.seed)
     device = next(model.parameters()).device
-    labels = torch.arange(STATISTICS_BATCH_SIZE) % len(CLASSES)
+    labels = torch.arange(settings.batch_size) % len(CLASSES)
     class_vectors = F.one_hot(labels, len(CLASSES)).float().to(device)
-    shape = (STATISTICS_BATCHES, STATISTICS_BATCH_SIZE, CONFIG["z_dim"])
+    shape = (settings.statistics_batches, settings.batch_size, CONFIG["z_dim"])
     uniform = torch.rand(shape, generator=rng, dtype=torch.float64)
     tail = torch.special.ndtr(torch.tensor(-2.0, dtype=torch.float64))
     latents = torch.special.ndtri(tail + uniform * (1.0 - 2.0 * tail)).float().to(device)

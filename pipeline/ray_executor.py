@@ -3,10 +3,11 @@
 import socket
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayError
 
 from ..manifests.errors import GenintError
 from ..manifests.manifest import Record
@@ -14,7 +15,8 @@ from .executor import WorkerHandle
 from .worker import Task, Worker, WorkerSettings
 
 # Seconds without an answer from the cluster's head; after 60 Ray itself ends this process without a word.
-LOST_AFTER = 40.0
+LOST_AFTER = 35.0
+CHECK_EVERY = 5.0
 CONNECT_SECONDS = 10.0
 
 
@@ -23,9 +25,12 @@ class RayPool:
 
     address: None starts Ray on this machine, "auto" joins the running cluster, or a cluster's address.
     num_workers: None takes every device of the kind the settings ask for.
+    on_lost: called from a thread, with a message, when the cluster is gone; the driver can only end then.
     """
 
-    def __init__(self, settings: WorkerSettings, num_workers: int | None, address: str | None) -> None:
+    def __init__(
+        self, settings: WorkerSettings, num_workers: int | None, address: str | None, on_lost: Callable[[str], None]
+    ) -> None:
         _check_reachable(address)
         try:
             ray.init(
@@ -43,8 +48,8 @@ class RayPool:
                 f"--device {settings.device}: the Ray cluster at {address or 'local'} has no {self._resource}"
             )
         self.num_workers = min(num_workers or available, available)
-        self._heard = time.monotonic()
-        self._probe: threading.Thread | None = None
+        self._closed = threading.Event()
+        threading.Thread(target=self._watch, args=(on_lost,), daemon=True).start()
 
     def start_worker(self) -> WorkerHandle:
         options = {"num_gpus": 1} if self._resource == "GPU" else {"num_cpus": 1}
@@ -55,19 +60,29 @@ class RayPool:
     def is_loss(self, error: BaseException) -> bool:
         return isinstance(error, RayActorError) and not error.actor_init_failed
 
-    def check_alive(self) -> None:
-        """Raise GenintError when the head has not answered for a while; calls to a dead cluster hang for ever."""
-        now = time.monotonic()
-        if self._probe is None or not self._probe.is_alive():
-            if self._probe is not None:
-                self._heard = now
-            self._probe = threading.Thread(target=ray.nodes, daemon=True)
-            self._probe.start()
-        if now - self._heard > LOST_AFTER:
-            raise GenintError(f"the Ray cluster has not answered for {LOST_AFTER:.0f} s; finished shards are kept")
-
     def close(self) -> None:
+        self._closed.set()
         ray.shutdown()
+
+    def _watch(self, on_lost: Callable[[str], None]) -> None:
+        """Ask the head for a sign of life; calls to a dead cluster hang, also those that start a worker."""
+        heard = time.monotonic()
+        while not self._closed.wait(CHECK_EVERY):
+            answered = threading.Event()
+            threading.Thread(target=_ask_nodes, args=(answered,), daemon=True).start()
+            if answered.wait(CHECK_EVERY):
+                heard = time.monotonic()
+            elif time.monotonic() - heard > LOST_AFTER:
+                on_lost(f"the Ray cluster has not answered for {LOST_AFTER:.0f} s; finished shards are kept")
+                return
+
+
+def _ask_nodes(answered: threading.Event) -> None:
+    try:
+        ray.nodes()
+    except (RayError, RuntimeError, ConnectionError):
+        return  # no answer
+    answered.set()
 
 
 def _check_reachable(address: str | None) -> None:

@@ -45,8 +45,9 @@ class RecordStore:
         """Shards without a record or without a tar, ascending. Reads folder listings only."""
         recorded = np.zeros(num_shards, bool)
         for start in range(0, num_shards, PART_SIZE):
-            for index in self._base(stream, start // PART_SIZE):
-                recorded[index] = True
+            # A part is written whole, so its presence is enough.
+            if self._storage.exists(part_name(stream, start // PART_SIZE)):
+                recorded[start : start + PART_SIZE] = True
         present = np.zeros(num_shards, bool)
         for start in range(0, num_shards, FOLDER_SIZE):
             folder = f"{start // FOLDER_SIZE:04d}"

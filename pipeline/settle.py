@@ -130,12 +130,10 @@ def find_directions(recipe: Recipe, generator: LoadedGenerator, imported: Direct
 def settle(ingredients: Ingredients, storage: Storage, device: str) -> Dataset:
     """Write what the build depends on into the dataset, or check that it is what is there already.
 
-    Raises UsageError where the folder belongs to something else or to another recipe, naming what changed.
+    Raises UsageError where the folder belongs to another recipe, naming what changed.
     """
     recipe = ingredients.recipe
     former = PlanEntry.model_validate_json(storage.read(PLAN)) if storage.exists(PLAN) else None
-    if former is None and set(storage.list()) - {RECORDS, RECIPE, "directions", "inputs"}:
-        raise UsageError(f"{storage}: not empty and not a dataset of genint; choose another --out")
 
     directions: str | None = None
     if any(stream.uses_directions for stream in recipe.streams):
@@ -188,9 +186,12 @@ def settle(ingredients: Ingredients, storage: Storage, device: str) -> Dataset:
 def driver_lock(storage: Storage) -> Iterator[None]:
     """Hold the dataset for one driver; the kernel lets go when the process ends, however it ends.
 
-    Raises UsageError where another driver has it. A bucket has no locks: two drivers there do work twice, but end with
-    the same bytes.
+    Raises UsageError where another driver has it, or where the folder is something else's. A bucket has no locks: two
+    drivers there do work twice, but end with the same bytes.
     """
+    # What a build writes before its plan may be there from one that was interrupted early.
+    if not storage.exists(PLAN) and set(storage.list()) - {RECORDS, RECIPE, "directions", "inputs"}:
+        raise UsageError(f"{storage}: not empty and not a dataset of genint; choose another --out")
     if not storage.local:
         yield
         return

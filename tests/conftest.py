@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from genint.pipeline.cli import main
 
+# One thread, as workers use: two compete with whatever else runs. Set before torch is imported, and inherited.
+os.environ["OMP_NUM_THREADS"] = "1"
 # Ray would otherwise report usage; and workers of a cluster started by a test must find the tests' folder.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 

@@ -71,3 +71,26 @@ def test_no_cluster_at_the_address_is_one_line(tiny_recipe, tmp_path):
     assert build.returncode == 1
     assert "no Ray cluster answers" in build.stderr
     assert "Traceback" not in build.stderr
+
+
+def test_a_lost_cluster_says_so_within_a_minute_and_how_to_resume(tmp_path, tiny_recipe):
+    lonely = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    out = tmp_path / "dataset"
+    options = ["--executor", "ray", "--address", lonely.address]
+    build = subprocess.Popen(
+        [*DRIVER, tiny_recipe, "--out", out, *options], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    )
+    try:
+        while not list(out.glob("records/*/0000/*.json")):
+            time.sleep(0.01)
+        lonely.head_node.kill_all_processes(check_alive=False, allow_graceful=False)
+        lost = time.monotonic()
+        _, err = build.communicate(timeout=120)
+        assert time.monotonic() - lost < 60
+    finally:
+        build.kill()
+        lonely.shutdown()
+    assert build.returncode == 1
+    assert "the Ray cluster has not answered" in err
+    assert "to resume:" in err
+    assert "Traceback" not in err

@@ -126,8 +126,13 @@ class StreamPlan:
 
     def indices(self, shard_index: int) -> NDArray[np.int64]:
         """Sample indices of a shard, in the order they stand in it."""
+        start = shard_index * self.stream.samples_per_shard
+        return self._order(np.arange(start, start + self.shard_size(shard_index)))
+
+    def shard_size(self, shard_index: int) -> int:
+        """Number of samples planned for a shard; the last one may be short."""
         size = self.stream.samples_per_shard
-        return self._order(np.arange(shard_index * size, min((shard_index + 1) * size, self.count)))
+        return min(size, self.count - shard_index * size)
 
     def samples(self, shard_index: int) -> list[Sample]:
         return self.stream.samples(self.facts, self.indices(shard_index))
