@@ -1,11 +1,9 @@
 """A dataset's folder: the same operations, and the same bytes, on a local disk, in memory and in a bucket."""
 
-import os
-import socket
-import threading
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
@@ -16,8 +14,6 @@ from genint.pipeline.cli import cli
 
 BUCKET = "genint-tests"
 ESCAPES = ["../x", "a/../../x", "/etc/passwd", "..", "", "a\\..\\x"]
-# Two small streams: what is under test is where they go.
-SHRINK = ("--stream", "natural", "--stream", "interventional")
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +128,8 @@ def test_paths_that_leave_the_dataset_are_refused(storage: Storage, name: str) -
 
 
 @pytest.mark.parametrize(
-    "url", ["pipe:cat /etc/passwd", "pipe:curl https://example.org/x", "pipe:", "exec:rm", "pipe: cat s3://b/x", "s3:b/x"]
+    "url",
+    ["pipe:cat /etc/passwd", "pipe:curl https://example.org/x", "pipe:", "exec:rm", "pipe: cat s3://b/x", "s3:b/x"],
 )
 def test_command_urls_are_refused(url: str) -> None:
     with pytest.raises(UsageError, match="command URLs are refused"):
@@ -187,7 +184,7 @@ def test_build_into_memory_gives_the_bytes_of_a_local_build(local_dataset: Path,
 
 
 def test_build_into_a_bucket_is_stopped_resumed_verified_and_the_same(
-    local_dataset: Path, tiny_recipe: Path, run_cli: Callable[..., object], s3: None
+    local_dataset: Path, tiny_recipe: Path, run_cli: Callable[..., Any], s3: None
 ) -> None:
     url = f"s3://{BUCKET}/{uuid.uuid4().hex}"
     storage = Storage(url)
@@ -203,7 +200,7 @@ def test_build_into_a_bucket_is_stopped_resumed_verified_and_the_same(
     assert storage.list("records") == ["environments", "plan.json"]
 
     result = run_cli("verify", url)
-    assert (result.exit_code, result.err.count("problem")) == (0, 0)
+    assert result.exit_code == 0, result.err
     assert "10 shards, 150 samples" in result.out
 
     storage.write(lost, storage.read(lost)[:-512])
@@ -213,9 +210,9 @@ def test_build_into_a_bucket_is_stopped_resumed_verified_and_the_same(
 
 
 def test_build_into_a_bucket_that_does_not_exist_is_one_line(
-    tiny_recipe: Path, run_cli: Callable[..., object], s3: None
+    tiny_recipe: Path, run_cli: Callable[..., Any], s3: None
 ) -> None:
     result = run_cli("build-shards", tiny_recipe, "--out", "s3://no-such-bucket/x", "--workers", 1, "--device", "cpu")
-    assert result.exit_code in (1, 2)
+    assert result.exit_code == 2
     assert "s3://no-such-bucket/x" in result.err
     assert "Traceback" not in result.err
