@@ -85,6 +85,7 @@ class Fingerprint(Table):
     format_version: int = SCHEMA_VERSION
     recipe: dict[str, Any] = Field(description="Every key of the recipe, flattened.")
     weights_sha256: Digest | None = None
+    config_sha256: Digest | None = Field(None, description="Of the generator's config.json.")
     directions_sha256: Digest | None = None
     inputs: dict[str, Input] = {}
 
@@ -101,6 +102,7 @@ class Fingerprint(Table):
         return {
             "format version": self.format_version,
             "generator weights": self.weights_sha256,
+            "generator config": self.config_sha256,
             "directions": self.directions_sha256,
             **{f"input {name}": entry.sha256 for name, entry in self.inputs.items()},
             **self.recipe,

@@ -173,15 +173,16 @@ def build_shards(
     loaded = load_recipe(recipe, overrides)
     names = [loaded.stream(name).name for name in stream_names] or [stream.name for stream in loaded.streams]
     storage = Storage(out or f"datasets/{loaded.name}")
-    # A cluster's devices are not this machine's.
-    device = check_device(device) if executor == "local" or device == "auto" else device
+    # A cluster's devices are not this machine's, which only settles the directions.
+    own_device = check_device(device if executor == "local" else "auto")
+    worker_device = own_device if executor == "local" else device
     ingredients = gather(loaded, weights, parse_inputs(inputs), timing_only=dry_run)
     if dry_run:
-        _print_estimate(ingredients, storage, device, names)
+        _print_estimate(ingredients, storage, own_device, names)
         return
     with driver_lock(storage):
-        dataset = settle(ingredients, storage, device)
-        settings = WorkerSettings(storage.absolute, device, ingredients.weights, ingredients.roots)
+        dataset = settle(ingredients, storage, own_device)
+        settings = WorkerSettings(storage.absolute, worker_device, ingredients.weights, ingredients.roots)
         pool = _make_pool(settings, executor, workers, address)
         build = Build(dataset, pool, names)
         try:

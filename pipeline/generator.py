@@ -3,8 +3,6 @@
 import difflib
 import hashlib
 import json
-import pickle
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from ..manifests.errors import FormatError, GenintError, UsageError
+from .weights import load_weights
 
 # A layer is (upsample, input channels, output channels), channels in units of channel_width.
 _FIRST_LAYERS = [(False, 16, 16), (True, 16, 16), (False, 16, 16), (True, 16, 8), (False, 8, 8)]
@@ -56,19 +55,6 @@ PUBLISHED_CONFIGS: Mapping[str, BigGANConfig] = MappingProxyType(
 
 _MAX_NAMED_KEYS = 3
 
-# What torch.load makes of a file that was cut off or altered, found by doing both at random places.
-_DAMAGED_FILE_ERRORS = (
-    RuntimeError,
-    EOFError,
-    LookupError,
-    ValueError,
-    OSError,
-    AssertionError,
-    AttributeError,
-    TypeError,
-    struct.error,
-)
-
 
 @dataclass(frozen=True)
 class LoadedGenerator:
@@ -80,6 +66,7 @@ class LoadedGenerator:
     model: BigGAN
     config_sha256: str
     weights_sha256: str
+    class_names: tuple[str, ...] | None = None  # a key of ours in config.json; the published files have none
 
 
 def load_generator(name_or_folder: str | Path, cache_dir: Path | None = None) -> LoadedGenerator:
@@ -89,17 +76,18 @@ def load_generator(name_or_folder: str | Path, cache_dir: Path | None = None) ->
     without network. A Path is always a folder, and so is a string that is not a published name.
     """
     config_path, weights_path = _generator_files(name_or_folder, cache_dir)
-    config, config_sha256 = _load_config(config_path)
+    config, class_names, config_sha256 = _load_config(config_path)
     model = BigGAN(config)
     weights_sha256 = _load_weights(model, weights_path)
-    return LoadedGenerator(model.eval().requires_grad_(False), config_sha256, weights_sha256)
+    return LoadedGenerator(model.eval().requires_grad_(False), config_sha256, weights_sha256, class_names)
 
 
-def make_random_generator(config: BigGANConfig, seed: int) -> BigGAN:
+def make_random_generator(config: BigGANConfig, seed: int, calibration_samples: int = 8) -> BigGAN:
     """A generator of any configuration with random weights: same cost and code paths as a trained one, noise as images.
 
     Stands in for weights that are not there, in timings and tests. Everything a trained generator uses has an effect:
-    class, latent, truncation, attention, spectral norm; activations have the scale the batch norms expect.
+    class, latent, truncation, attention, spectral norm; activations have the scale the batch norms expect, measured on
+    `calibration_samples` images (one is enough for a timing).
     """
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
@@ -113,7 +101,7 @@ def make_random_generator(config: BigGANConfig, seed: int) -> BigGAN:
             if hasattr(module, "weight_u"):
                 _iterate_spectral_norm(module)
         model.eval().requires_grad_(False)
-        _calibrate_statistics(model)
+        _calibrate_statistics(model, calibration_samples)
     return model
 
 
@@ -153,8 +141,8 @@ def _download(url: str, cache_dir: Path) -> Path:
     return Path(cached_path(url, cache_dir=cache_dir))
 
 
-def _load_config(path: Path) -> tuple[BigGANConfig, str]:
-    """A checked configuration and the sha256 of its file."""
+def _load_config(path: Path) -> tuple[BigGANConfig, tuple[str, ...] | None, str]:
+    """A checked configuration, the class names beside it, and the sha256 of the file."""
     content = path.read_bytes()
     try:
         values = json.loads(content)
@@ -168,7 +156,14 @@ def _load_config(path: Path) -> tuple[BigGANConfig, str]:
     problem = _config_problem(config)
     if problem:
         raise FormatError(f"{path}: not a BigGAN-deep configuration: {problem}")
-    return config, hashlib.sha256(content).hexdigest()
+    names = values.get("class_names")
+    if names is not None and (
+        not isinstance(names, list)
+        or len(set(map(str, names))) != config.num_classes
+        or not all(isinstance(name, str) for name in names)
+    ):
+        raise FormatError(f"{path}: class_names is not a list of {config.num_classes} different names")
+    return config, tuple(names) if names is not None else None, hashlib.sha256(content).hexdigest()
 
 
 def _config_problem(config: BigGANConfig) -> str | None:
@@ -213,22 +208,7 @@ def _config_problem(config: BigGANConfig) -> str | None:
 
 def _load_weights(model: BigGAN, path: Path) -> str:
     """Fill `model` from a state dict that must fit exactly; return the sha256 of the bytes read."""
-    # One open file for digest and load: the digest is that of the weights in use, whatever happens to the path.
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        file.seek(0)
-        try:
-            weights = torch.load(file, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:
-            raise FormatError(
-                f"{path}: refused, it holds more than tensors or is no PyTorch file: {_first_line(error)}"
-            ) from error
-        except _DAMAGED_FILE_ERRORS as error:
-            size = path.stat().st_size
-            raise FormatError(f"{path}: not a whole PyTorch file ({size} bytes): {_first_line(error)}") from error
-    if not isinstance(weights, dict):
-        raise FormatError(f"{path}: holds a {type(weights).__name__}, expected a dictionary of tensors")
-
+    weights, sha256 = load_weights(path)
     expected = model.state_dict()
     misfits = {
         "missing": sorted(expected.keys() - weights.keys()),
@@ -254,11 +234,6 @@ def _shape(value: object) -> list[int] | str:
     return list(value.shape) if isinstance(value, Tensor) else type(value).__name__
 
 
-def _first_line(error: BaseException) -> str:
-    """The first line of an error, for a one-line message."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
 def _iterate_spectral_norm(module: Any, iterations: int = 5) -> None:
     """Power iterations, as train-mode forward passes do them; without any, sigma is near 0 and images are NaN."""
     matrix = module.weight_orig.flatten(1)
@@ -267,7 +242,7 @@ def _iterate_spectral_norm(module: Any, iterations: int = 5) -> None:
         module.weight_u.copy_(normalize(matrix @ module.weight_v, dim=0))
 
 
-def _calibrate_statistics(model: BigGAN, batch_size: int = 8) -> None:
+def _calibrate_statistics(model: BigGAN, batch_size: int) -> None:
     """Give each batch norm the statistics of what reaches it at truncations 0 and 1, linear in between."""
     config = model.config
     latents = torch.randn(batch_size, config.z_dim).clamp(-2, 2)

@@ -82,7 +82,8 @@ def measure_generator(folder: Path, confounding: float, device: str = "cpu") -> 
     real = compose_pictures("test", np.arange(len(load_objects("test").class_labels)), confounding, confounding)
     real_logits, real_read, real_features = _read(reader, real.images)
 
-    model = load_generator(folder).model
+    loaded = load_generator(folder)
+    model = loaded.model
     generator = fold(model, 1.0, batch_size=BATCH, precision="fp32", device=device)
     labels = np.repeat(np.arange(len(CLASSES)), GENERATED_PER_CLASS)
     z_dim = model.config.z_dim
@@ -97,6 +98,7 @@ def measure_generator(folder: Path, confounding: float, device: str = "cpu") -> 
     r2 = 1.0 - residual.var(0) / (real.nuisances / _sd()).var(0)
     half = np.arange(len(real_features)) // len(CLASSES) % 2 == 0
     return {
+        "weights_sha256": loaded.weights_sha256,
         "images": len(labels),
         "non_finite": int((~finite).sum()),
         "recognised": round(float(correct.mean()), 4),

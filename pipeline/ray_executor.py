@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import replace
 
 import ray
 from ray.exceptions import RayActorError, RayError
@@ -40,6 +41,9 @@ class RayPool:
         except (ConnectionError, RuntimeError, ValueError) as error:
             message = str(error).strip().splitlines()[0]
             raise GenintError(f"--address {address}: no Ray cluster answers: {message}") from error
+        if settings.device == "auto":
+            # What the cluster has counts, not what the driver's machine has.
+            settings = replace(settings, device="cuda" if ray.cluster_resources().get("GPU") else "cpu")
         self._settings = settings
         self._resource = "GPU" if settings.device.startswith("cuda") else "CPU"
         available = int(ray.cluster_resources().get(self._resource, 0))

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
@@ -66,11 +67,11 @@ def gather(
     if recipe.generator is not None and any(stream.uses_generator for stream in recipe.streams):
         location = weights or weights_location(recipe.generator.name)
         if timing_only and location in PUBLISHED_CONFIGS:
-            model = untrained = make_random_generator(PUBLISHED_CONFIGS[location], seed=0)
+            model = untrained = _untrained(location)
         else:
             generator = load_generator(location)
             model = generator.model
-        facts = generator_facts(recipe.generator.name, model.config)
+        facts = generator_facts(recipe.generator.name, model.config, generator.class_names if generator else None)
     elif weights is not None:
         raise UsageError(f"--weights {weights}: recipe {recipe.name!r} renders nothing with a generator")
     directions = None
@@ -81,6 +82,12 @@ def gather(
         stream.check(everything)
     roots = {name: listing.root for name, listing in listings.items()}
     return Ingredients(recipe, location, generator, everything, roots, untrained)
+
+
+@cache
+def _untrained(name: str) -> BigGAN:
+    """A published generator's shape with random weights; several estimates in one process share it."""
+    return make_random_generator(PUBLISHED_CONFIGS[name], seed=0, calibration_samples=1)
 
 
 def weights_location(name: str) -> str:
@@ -100,12 +107,12 @@ def find_weights(dataset: Dataset, weights: str | None) -> str | None:
     return location
 
 
-def generator_facts(name: str, config: BigGANConfig) -> GeneratorFacts:
-    """What planning needs to know. Class names stand in the config, or are ImageNet's where there are 1,000 classes."""
-    names = getattr(config, "class_names", None)
-    if names is None:
-        names = imagenet_wnids() if config.num_classes == 1000 else [str(i) for i in range(config.num_classes)]
-    return GeneratorFacts(name, config.z_dim, config.output_dim, tuple(names))
+def generator_facts(name: str, config: BigGANConfig, class_names: tuple[str, ...] | None) -> GeneratorFacts:
+    """What planning needs to know. Classes without names are ImageNet's where there are 1,000, else numbers."""
+    if class_names is None:
+        numbers = tuple(str(label) for label in range(config.num_classes))
+        class_names = imagenet_wnids() if config.num_classes == 1000 else numbers
+    return GeneratorFacts(name, config.z_dim, config.output_dim, class_names)
 
 
 def find_directions(recipe: Recipe, generator: LoadedGenerator, imported: Directions | None, device: str) -> Directions:
@@ -151,6 +158,7 @@ def settle(ingredients: Ingredients, storage: Storage, device: str) -> Dataset:
         fingerprint=Fingerprint(
             recipe=recipe.flatten(),
             weights_sha256=generator.weights_sha256 if generator else None,
+            config_sha256=generator.config_sha256 if generator else None,
             directions_sha256=storage.sha256(directions) if directions else None,
             inputs={
                 name: Input(files=len(listing.paths), sha256=listing.digest) for name, listing in facts.inputs.items()

@@ -66,6 +66,36 @@ def test_a_driver_killed_at_random_points_resumes_to_identical_bytes(tmp_path, t
     assert sums(out) == sums(reference)
 
 
+def test_a_killed_worker_is_replaced_and_counted(tmp_path, tiny_recipe, reference):
+    out = tmp_path / "dataset"
+    build = subprocess.Popen([*DRIVER, tiny_recipe, "--out", out, "--workers", "2"], stderr=subprocess.PIPE, text=True)
+    while not list(out.glob("records/*/0000/*.json")):
+        assert build.poll() is None
+        time.sleep(0.002)
+    children = subprocess.run(["pgrep", "-P", str(build.pid), "-f", "spawn_main"], capture_output=True, text=True)
+    os.kill(int(children.stdout.split()[0]), signal.SIGKILL)
+    _, err = build.communicate()
+    assert build.returncode == 0, err
+    assert sums(out) == sums(reference)
+    # An idle worker may have been hit; one that was at work is named.
+    assert json.loads((out / "manifest.json").read_text())["lost_workers"] == err.count("will be tried again")
+
+
+def test_a_shard_that_cannot_be_made_fails_the_build_by_name_and_spares_the_others(tmp_path, tiny_recipe, run_cli):
+    out = tmp_path / "dataset"
+    # A folder stands where one shard should go.
+    run_cli("build-shards", tiny_recipe, "--out", out, "--stream", "natural", "--workers", 1)
+    blocked = out / "observational" / "0000" / "observational-0000001.tar"
+    blocked.mkdir(parents=True)
+    (blocked / "in-the-way").touch()
+    result = run_cli("build-shards", tiny_recipe, "--out", out, "--workers", 1)
+    assert result.exit_code == 1
+    assert "1 shards failed, first observational shard 1: IsADirectoryError" in result.err
+    assert "to try again: genint-pipeline build-shards" in result.err
+    assert len([path for path in out.rglob("*.tar") if path.is_file()]) == 9
+    assert not (out / "manifest.json").exists()
+
+
 def test_what_a_killed_driver_left_is_not_taken_for_a_shard(tmp_path, tiny_recipe, run_cli, reference):
     out = tmp_path / "dataset"
     run_cli("build-shards", tiny_recipe, "--out", out, "--workers", 1)
