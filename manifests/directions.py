@@ -128,11 +128,13 @@ def value_margins(values: NDArray[np.float64], num_directions: int) -> NDArray[n
 
 def fragility_warnings(directions: Directions) -> list[str]:
     """What another sample of the same generator might turn: one line a kind, none when all margins are wide."""
+    kinds = [(directions.sign_margins, "two largest activation magnitudes that close: the sign may flip")]
+    if directions.source != "exact":  # there, no sampling noise rotates anything
+        kinds += [
+            (directions.value_margins, "a neighbouring singular value that close: the two may rotate into each other")
+        ]
     warnings = []
-    for margins, meaning in (
-        (directions.sign_margins, "two largest activation magnitudes that close: the sign may flip"),
-        (directions.value_margins, "a neighbouring singular value that close: the two may rotate into each other"),
-    ):
+    for margins, meaning in kinds:
         fragile = np.flatnonzero(margins < FRAGILE_MARGIN)
         if fragile.size:
             names = ", ".join(f"{j} ({margins[j]:.1%})" for j in fragile)
