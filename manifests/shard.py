@@ -20,6 +20,8 @@ from .errors import FormatError
 
 BLOCK = tarfile.BLOCKSIZE
 INDEX_VERSION = "v1.2"
+# In the name of every file that is still being written.
+TEMPORARY = ".tmp."
 # Printable ASCII. A dot ends the key for every reader of the format; a blank would end a field of the index.
 KEY = re.compile(r"[!-\-0-~]+")
 # Lower case: webdataset folds the rest.
@@ -62,8 +64,8 @@ class ShardWriter:
         self.path = path
         self.index_path = index_path(path)
         token = uuid.uuid4().hex
-        self._temporary = path.with_name(f"{path.name}.tmp.{token}")
-        self._temporary_index = path.with_name(f"{self.index_path.name}.tmp.{token}")
+        self._temporary = path.with_name(f"{path.name}{TEMPORARY}{token}")
+        self._temporary_index = path.with_name(f"{self.index_path.name}{TEMPORARY}{token}")
         self._digest = hashlib.sha256()
         self._offset = 0
         self._members = 0

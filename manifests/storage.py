@@ -14,7 +14,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from .errors import FormatError, UsageError
-from .shard import sync_folder
+from .shard import TEMPORARY, sync_folder
 
 CHUNK = 1 << 20
 
@@ -111,7 +111,7 @@ class Storage:
             return
         target = self.local_path(name)
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f"{target.name}.tmp.{uuid.uuid4().hex}")
+        temporary = target.with_name(f"{target.name}{TEMPORARY}{uuid.uuid4().hex}")
         try:
             yield temporary
             with open(temporary, "rb") as file:

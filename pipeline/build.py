@@ -58,6 +58,8 @@ class Build:
         """
         plans = {name: self.dataset.plan(name) for name in self.streams}
         store = RecordStore(self.dataset.storage)
+        for name, plan in plans.items():
+            store.sweep(name, plan.num_shards)
         missing = {name: store.missing_shards(name, plan.num_shards) for name, plan in plans.items()}
         remaining = {name: len(shards) for name, shards in missing.items()}
         if any(remaining.values()):
@@ -109,7 +111,7 @@ class Build:
                         continue
                     message = describe_error(error)
                     if self.pool.is_loss(error):
-                        worker.close(kill=True)
+                        worker.close()
                         self._started -= 1
                         self.lost_workers += 1
                         losses[shard] += 1
@@ -130,8 +132,10 @@ class Build:
                         + ("given up" if given_up else "will be tried again"),
                     )  # fmt: skip
         finally:
-            for worker in [*self._idle, *(worker for _, worker in self._running.values())]:
-                worker.close(kill=bool(self._running))
+            if self._running:
+                self.pool.kill()
+            for worker in self._idle:
+                worker.close()
 
     def _hand_out(self, task: Task) -> None:
         if not self._idle:

@@ -46,7 +46,9 @@ def main() -> None:
         print(f"error: {error.filename}: {error.strerror}" if error.filename else f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except (KeyboardInterrupt, click.Abort):
-        sys.exit(130)
+        # At once: a worker's thread would hold the process until its shard is done. What is on disk is whole anyway.
+        sys.stdout.flush()
+        os._exit(130)
 
 
 recipe_argument = click.argument("recipe", default="mini")

@@ -29,7 +29,8 @@ class WorkerHandle(Protocol):
 
     def submit(self, task: Task) -> Future[Record]: ...
 
-    def close(self, kill: bool) -> None: ...
+    def close(self) -> None:
+        """Let an idle or a lost worker go."""
 
 
 class WorkerPool(Protocol):
@@ -41,7 +42,11 @@ class WorkerPool(Protocol):
 
     def is_loss(self, error: BaseException) -> bool: ...
 
-    def close(self) -> None: ...
+    def kill(self) -> None:
+        """End all workers at once, whatever they are doing."""
+
+    def close(self) -> None:
+        """Give back what the pool itself holds."""
 
 
 class LocalPool:
@@ -67,6 +72,10 @@ class LocalPool:
     def is_loss(self, error: BaseException) -> bool:
         return isinstance(error, BrokenExecutor) and self.num_workers > 1
 
+    def kill(self) -> None:
+        for process in multiprocessing.active_children():
+            process.kill()
+
     def close(self) -> None:
         """Nothing outlives the workers."""
 
@@ -78,11 +87,8 @@ class _LocalWorker:
     def submit(self, task: Task) -> Future[Record]:
         return self._executor.submit(_make_shard, task)
 
-    def close(self, kill: bool) -> None:
-        if kill:
-            for process in multiprocessing.active_children():
-                process.kill()
-        self._executor.shutdown(wait=not kill, cancel_futures=True)
+    def close(self) -> None:
+        self._executor.shutdown()
 
 
 _worker: Worker

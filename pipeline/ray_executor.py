@@ -64,6 +64,10 @@ class RayPool:
     def is_loss(self, error: BaseException) -> bool:
         return isinstance(error, RayActorError) and not error.actor_init_failed
 
+    def kill(self) -> None:
+        """The cluster ends a driver's actors with the driver's connection."""
+        self.close()
+
     def close(self) -> None:
         self._closed.set()
         ray.shutdown()
@@ -108,5 +112,5 @@ class _RayWorker:
         future: Future[Record] = self._actor.make_shard.remote(task).future()
         return future
 
-    def close(self, kill: bool) -> None:
+    def close(self) -> None:
         ray.kill(self._actor)

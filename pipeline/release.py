@@ -29,7 +29,7 @@ from ..manifests.manifest import (
     part_name,
     record_name,
 )
-from ..manifests.shard import index_path
+from ..manifests.shard import TEMPORARY, index_path
 from ..manifests.sources.stream import StreamPlan
 from ..manifests.storage import Storage
 from .card import write_card
@@ -60,6 +60,16 @@ class RecordStore:
                     if match and int(match[1]) < num_shards:
                         array[int(match[1])] = True
         return np.flatnonzero(~(recorded & present))
+
+    def sweep(self, stream: str, num_shards: int) -> None:
+        """Remove what writers that were killed left beside the shards. Only for the holder of the driver's lock."""
+        if not self._storage.local:
+            return  # a put into a bucket leaves nothing half done
+        for start in range(0, num_shards, FOLDER_SIZE):
+            folder = f"{stream}/{start // FOLDER_SIZE:04d}"
+            for name in self._storage.list(folder):
+                if TEMPORARY in name:
+                    self._storage.remove(f"{folder}/{name}")
 
     def reopen(self) -> None:
         """The dataset is not complete (any more): take the mark of completeness away before anything changes."""

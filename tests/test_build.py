@@ -64,6 +64,7 @@ def test_a_driver_killed_at_random_points_resumes_to_identical_bytes(tmp_path, t
         assert not (out / "manifest.json").exists()
     subprocess.run(command, check=True)
     assert sums(out) == sums(reference)
+    assert not leftovers(out)
 
 
 def test_a_killed_worker_is_replaced_and_counted(tmp_path, tiny_recipe, reference):
@@ -165,9 +166,11 @@ def test_a_second_driver_is_refused_while_the_first_works(tmp_path, tiny_recipe,
     try:
         while not (out / "records" / "plan.json").exists():
             assert first.poll() is None
-            time.sleep(0.01)
+            time.sleep(0.001)
+        first.send_signal(signal.SIGSTOP)  # or it might be done before the second has started
         second = run_cli("build-shards", tiny_recipe, "--out", out, "--workers", 1)
     finally:
+        first.send_signal(signal.SIGCONT)
         assert first.wait() == 0
     assert second.exit_code == 2
     assert f"another build is running here (process {first.pid}" in second.err
@@ -187,6 +190,24 @@ def test_an_interrupt_finishes_running_shards_and_prints_how_to_resume(tmp_path,
     assert "to resume:" in err
     assert "Traceback" not in err
     assert not leftovers(out)
+    assert subprocess.run(command, stderr=subprocess.DEVNULL).returncode == 0
+    assert sums(out) == sums(reference)
+
+
+def test_a_second_interrupt_stops_at_once_and_loses_nothing_finished(tmp_path, tiny_recipe, reference):
+    out = tmp_path / "dataset"
+    command = [*DRIVER, tiny_recipe, "--out", out, "--workers", "1"]
+    build = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not list(out.glob("records/natural/0000/*.json")):
+        assert build.poll() is None
+        time.sleep(0.005)
+    build.send_signal(signal.SIGINT)
+    while "Ctrl-C again" not in build.stderr.readline():
+        pass
+    build.send_signal(signal.SIGINT)
+    _, err = build.communicate()
+    assert build.returncode == 130
+    assert "Traceback" not in err
     assert subprocess.run(command, stderr=subprocess.DEVNULL).returncode == 0
     assert sums(out) == sums(reference)
 
