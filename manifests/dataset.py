@@ -55,7 +55,8 @@ class Dataset:
             if generator
             else None,
             directions=self._directions(),
-            inputs={name: self._listing(name) for name in self.recipe.inputs() if name != "directions"},
+            inputs={name: self._listing(name) for name in self.recipe.listed_inputs()},
+            streams={stream.name: stream for stream in self.recipe.streams},
         )
 
     def plan(self, stream: str) -> StreamPlan:

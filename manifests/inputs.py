@@ -1,10 +1,12 @@
-"""Outside inputs of a recipe: folders of class folders, listed in a fixed order and known by the list's digest."""
+"""Outside inputs of a recipe: folders of images, listed in a fixed order and known by the list's digest."""
 
 import gzip
 import hashlib
 import os
 import zlib
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
@@ -18,7 +20,10 @@ IMAGE_EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", 
 
 @dataclass(frozen=True)
 class Listing:
-    """Images below `root`: sorted relative paths, their sizes in bytes, and the class folders they are in."""
+    """Images below `root`: sorted relative paths, their sizes in bytes, and the class folders they are in.
+
+    folders: none where an image is in no folder; the images are then of one unnamed class.
+    """
 
     root: str
     folders: tuple[str, ...]
@@ -43,10 +48,30 @@ class Listing:
             paths, sizes = tuple(path for path, _ in rows), tuple(int(size) for _, size in rows)
         except (OSError, EOFError, ValueError, zlib.error) as error:
             raise FormatError(f"not a list of input files: {error}") from error
-        return cls(root, tuple(sorted({path.partition("/")[0] for path in paths})), paths, sizes)
+        return cls(root, _class_folders(paths), paths, sizes)
+
+    def class_ranges(self) -> list[range]:
+        """Positions of each class's images."""
+        if not self.folders:
+            return [range(len(self.paths))]
+        # Paths that begin alike stand together; "0" is the character after "/".
+        return [range(bisect_left(self.paths, f"{f}/"), bisect_left(self.paths, f"{f}0")) for f in self.folders]
 
     def _text(self) -> str:
         return "".join(f"{path}\t{size}\n" for path, size in zip(self.paths, self.sizes, strict=True))
+
+
+def list_pictures(root: str | os.PathLike[str], name: str) -> Listing:
+    """List all images at or below a folder, links followed.
+
+    Raises UsageError where there is no folder, no image, or what `list_images` refuses too.
+    """
+    top = _check_folder(root, name)
+    with _readable(root, name):
+        found = sorted(_images_below(top))
+    if not found:
+        raise UsageError(f"--input {name}={root}: no image in it")
+    return _make_listing(top, root, name, found)
 
 
 def list_images(root: str | os.PathLike[str], name: str) -> Listing:
@@ -55,27 +80,48 @@ def list_images(root: str | os.PathLike[str], name: str) -> Listing:
     Raises UsageError where there is no folder, no class folder, a class folder without images, one that may not be
     read, or a name that no list can hold.
     """
-    top = Path(root)
-    if not top.is_dir():
-        raise UsageError(f"--input {name}={root}: no such folder")
-    try:
-        folders = tuple(sorted(entry.name for entry in os.scandir(top) if entry.is_dir()))
+    top = _check_folder(root, name)
+    with _readable(root, name):
+        folders = [entry.name for entry in os.scandir(top) if entry.is_dir()]
         found = sorted(image for folder in folders for image in _images_below(top, folder))
-    except PermissionError as error:
-        raise UsageError(f"--input {name}={root}: {error.filename} may not be read") from error
     if not found:
         raise UsageError(f"--input {name}={root}: no image in it; expected one folder a class with images inside")
+    listing = _make_listing(top, root, name, found)
+    # Left out silently, an empty folder would shift the labels of those after it.
+    empty = set(folders) - set(listing.folders)
+    if empty:
+        raise UsageError(f"--input {name}={root}: class folder {min(empty)!r} holds no image; remove it")
+    return listing
+
+
+def _check_folder(root: str | os.PathLike[str], name: str) -> Path:
+    if not Path(root).is_dir():
+        raise UsageError(f"--input {name}={root}: no such folder")
+    return Path(root)
+
+
+@contextmanager
+def _readable(root: str | os.PathLike[str], name: str) -> Iterator[None]:
+    try:
+        yield
+    except PermissionError as error:
+        raise UsageError(f"--input {name}={root}: {error.filename} may not be read") from error
+
+
+def _make_listing(top: Path, root: str | os.PathLike[str], name: str, found: list[tuple[str, int]]) -> Listing:
     for path, _ in found:
         if "\n" in path or not _is_utf8(path):
             raise UsageError(f"--input {name}={root}: file name {path!r} is not one line of UTF-8; rename it")
-    # Left out silently, an empty folder would shift the labels of those after it.
-    empty = set(folders) - {path.partition("/")[0] for path, _ in found}
-    if empty:
-        raise UsageError(f"--input {name}={root}: class folder {min(empty)!r} holds no image; remove it")
-    return Listing(str(top.resolve()), folders, tuple(path for path, _ in found), tuple(size for _, size in found))
+    paths = tuple(path for path, _ in found)
+    return Listing(str(top.resolve()), _class_folders(paths), paths, tuple(size for _, size in found))
 
 
-def _images_below(top: Path, folder: str) -> Iterator[tuple[str, int]]:
+def _class_folders(paths: Sequence[str]) -> tuple[str, ...]:
+    folders = {path.partition("/")[0] if "/" in path else None for path in paths}
+    return () if None in folders else tuple(sorted(folder for folder in folders if folder is not None))
+
+
+def _images_below(top: Path, folder: str = "") -> Iterator[tuple[str, int]]:
     def fail(error: OSError) -> None:
         raise error
 

@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from .errors import RecipeError
 from .sources import AnyStream
-from .sources.stream import Name, Table
+from .sources.stream import InputKind, Name, Table
 
 MINI_GENERATOR = "mini"
 
@@ -62,15 +62,17 @@ class Recipe(Table):
     @model_validator(mode="after")
     def _streams_fit(self) -> Self:
         seen: list[str] = []
+        names = {stream.name for stream in self.streams}
         for stream in self.streams:
             if stream.name in seen:
                 raise ValueError(f"two streams are named {stream.name!r}")
-            for earlier in stream.depends_on():
-                if earlier not in seen:
+            for earlier in stream.reads():
+                if earlier in names and earlier not in seen:
                     raise ValueError(f"stream {stream.name!r} reads {earlier!r}, which is not an earlier stream")
             if stream.uses_generator and self.generator is None:
                 raise ValueError(f"stream {stream.name!r} is generated, but there is no [generator]")
             seen.append(stream.name)
+        self.inputs()
         return self
 
     def stream(self, name: str) -> AnyStream:
@@ -80,12 +82,26 @@ class Recipe(Table):
                 return stream
         raise RecipeError(f"no stream {name!r} in recipe {self.name!r}{suggest(name, [s.name for s in self.streams])}")
 
-    def inputs(self) -> list[str]:
-        """Names of all outside inputs, in order of first use."""
-        names = [name for stream in self.streams for name in stream.inputs()]
+    def depends_on(self, stream: str) -> list[str]:
+        """Names of the earlier streams that a stream reads."""
+        return [name for name in self.stream(stream).reads() if name in {s.name for s in self.streams}]
+
+    def inputs(self) -> dict[str, InputKind]:
+        """All outside inputs by name, in order of first use."""
+        names = {stream.name for stream in self.streams}
+        kinds: dict[str, InputKind] = {}
+        for stream in self.streams:
+            outside = {name: kind for name, kind in stream.reads().items() if name not in names}
+            for name, kind in {**stream.inputs(), **outside}.items():
+                if kinds.setdefault(name, kind) != kind:
+                    raise ValueError(f"input {name!r} is read as {kinds[name]} and as {kind}; give it two names")
         if self.directions.method == "imported" and any(stream.uses_directions for stream in self.streams):
-            names.append("directions")
-        return list(dict.fromkeys(names))
+            kinds["directions"] = "directions"
+        return kinds
+
+    def listed_inputs(self) -> list[str]:
+        """Names of the inputs that are folders of images: the dataset keeps a list of their files."""
+        return [name for name, kind in self.inputs().items() if kind in ("class folders", "images")]
 
     def flatten(self) -> dict[str, Any]:
         """Every key with its value, streams by name: `streams.interventional.truncation`. Defaults are spelled out."""

@@ -78,7 +78,7 @@ class Build:
                 return retries.popleft()
             while fresh:
                 name, shards = fresh[0]
-                if any(remaining[earlier] for earlier in plans[name].stream.depends_on() if earlier in remaining):
+                if any(remaining[earlier] for earlier in self.dataset.recipe.depends_on(name) if earlier in remaining):
                     return None
                 for shard_index in shards:
                     return Task(name, int(shard_index))

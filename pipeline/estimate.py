@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..manifests.sources.stream import Stream, StreamPlan
+from ..manifests.sources.transfer import TransferredStream
 from ..manifests.storage import Storage
 from .directions import exact_directions
 from .encode import encode_image
@@ -39,12 +40,13 @@ def estimate_streams(
         # Any directions do for timing; sampled ones would take minutes.
         facts = replace(facts, directions=exact_directions(model, model.config.z_dim))
     recipe = ingredients.recipe
-    context = RenderContext(recipe, facts, storage, device, model)
+    context = RenderContext(recipe, facts, storage, device, model, ingredients.roots, stand_ins=True)
     for name in names:
         stream = recipe.stream(name)
         plan = StreamPlan(stream, facts)
         count = _timed_samples(stream, context)
-        samples = stream.samples(facts, np.arange(min(count, plan.count)))
+        rehearsed, factor = stream.rehearsal()
+        samples = rehearsed.samples(facts, np.arange(min(count, plan.count)))
         if stream.uses_generator and device == "cpu":
             # A whole batch of a large generator takes minutes on a CPU.
             assert recipe.generator is not None
@@ -52,7 +54,7 @@ def estimate_streams(
             context.recipe = recipe.model_copy(update={"generator": smaller})
         for _ in range(2):
             started = time.perf_counter()
-            results = list(RENDERERS[stream.source](context, stream, samples))
+            results = list(RENDERERS[stream.source](context, rehearsed, samples))
             images = [encode_image(r.image, stream) if r.image is not None else r.encoded for r in results]
             seconds = time.perf_counter() - started
         made = [image for image in images if image is not None]
@@ -60,13 +62,17 @@ def estimate_streams(
         if stream.uses_generator and ingredients.generator is None:
             assert facts.generator is not None
             size = TYPICAL_BYTES_PER_PIXEL * facts.generator.resolution**2
+        if isinstance(stream, TransferredStream):
+            size = TYPICAL_BYTES_PER_PIXEL * stream.crop**2  # stand-ins are noise
         # Each tar member costs a header and padding: three members, about 2.5 kB.
         yield StreamEstimate(
-            name, plan.count, plan.num_shards, plan.count * (size + 2500), plan.count * seconds / len(samples)
+            name, plan.count, plan.num_shards, plan.count * (size + 2500), plan.count * factor * seconds / len(samples)
         )
 
 
 def _timed_samples(stream: Stream, context: RenderContext) -> int:
+    if isinstance(stream, TransferredStream):
+        return 2 if context.device == "cpu" else 2 * stream.batch_size
     if not stream.uses_generator:
         return 32
     assert context.facts.generator is not None

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..manifests.errors import UsageError
+from .kernels import repeatable_kernels
 
 Precision = Literal["fp32", "bf16"]
 
@@ -86,11 +87,7 @@ class FastGenerator:
         latents, class_labels = self._checked(latents, class_labels)
         size = self.config.output_dim
         images = torch.empty(len(latents), 3, size, size, device=self.device, memory_format=torch.channels_last)
-        with (
-            torch.inference_mode(),
-            # Autotuned or nondeterministic kernels would let pixels depend on the schedule.
-            torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
-        ):
+        with torch.inference_mode(), repeatable_kernels():
             for start in range(0, len(latents), self.batch_size):
                 members = slice(start, start + self.batch_size)
                 batch_latents, batch_labels = latents[members], class_labels[members]

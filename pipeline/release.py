@@ -115,7 +115,7 @@ def release(dataset: Dataset, lost_workers: int = 0) -> Manifest:
             plans = (dataset.plan(stream.name) for stream in recipe.streams)
             closed = [_close_stream(store, storage, plan, sums.write) for plan in plans]
             extra = [entry.directions] if entry.directions else []
-            for name in [*extra, *(input_name(n) for n in entry.fingerprint.inputs), RECIPE]:
+            for name in [*extra, *(input_name(n) for n in recipe.listed_inputs()), RECIPE]:
                 sums.write(f"{storage.sha256(name)}  {name}\n")
         sums_sha256 = hashlib.sha256(sums_path.read_bytes()).hexdigest()
 

@@ -12,6 +12,7 @@ from ..manifests.recipe import Recipe
 from ..manifests.sources.stream import Facts, Sample
 from ..manifests.storage import Storage
 from .fast_generator import FastGenerator, fold
+from .stream_reader import StreamReader
 
 
 @dataclass(frozen=True)
@@ -33,13 +34,20 @@ class Rendered:
 
 @dataclass
 class RenderContext:
-    """What renderers work with: recipe, facts, the dataset's folder, and the models, loaded once a worker."""
+    """What renderers work with: recipe, facts, where earlier streams are, and the models, loaded once a worker.
+
+    roots: place of each input on this machine. stand_ins: only time is of interest, so noise stands for earlier
+    streams, which are not there, and random weights for networks that are not at hand.
+    """
 
     recipe: Recipe
     facts: Facts
     storage: Storage
     device: str
     model: BigGAN | None = None
+    roots: Mapping[str, str] = field(default_factory=dict)
+    stand_ins: bool = False
+    _readers: dict[str, StreamReader] = field(default_factory=dict)
     _folded: dict[float, FastGenerator] = field(default_factory=dict)
 
     @property
@@ -47,6 +55,12 @@ class RenderContext:
         """Fixed members of a render batch."""
         assert self.recipe.generator is not None
         return self.recipe.generator.batch_size
+
+    def reader(self, stream: str) -> StreamReader:
+        """Reads the samples of an earlier stream."""
+        if stream not in self._readers:
+            self._readers[stream] = StreamReader(self.storage, self.facts.plan(stream))
+        return self._readers[stream]
 
     def generator(self, truncation: float) -> FastGenerator:
         """The generator with the batch-norm statistics of a truncation."""

@@ -15,15 +15,18 @@ from pytorch_pretrained_biggan import BigGAN, BigGANConfig
 from ..manifests.dataset import PLAN, Dataset, PlanEntry, directions_name, input_name
 from ..manifests.directions import Directions, first_directions, load_directions, save_directions
 from ..manifests.errors import UsageError
-from ..manifests.inputs import imagenet_wnids, list_images
+from ..manifests.inputs import imagenet_wnids, list_images, list_pictures
 from ..manifests.manifest import RECIPE, RECORDS, Fingerprint, GeneratorEntry, Input
 from ..manifests.recipe import MINI_GENERATOR, Recipe
+from ..manifests.shard import sha256_of_file
 from ..manifests.sources.stream import Facts, GeneratorFacts
 from ..manifests.storage import Storage
 from .directions import exact_directions, sampled_directions
 from .generator import PUBLISHED_CONFIGS, LoadedGenerator, load_generator, make_random_generator
+from .network_files import find_network_file
 
 LOCK = f"{RECORDS}/driver.lock"
+LISTERS = {"class folders": list_images, "images": list_pictures}
 
 
 @dataclass(frozen=True)
@@ -34,8 +37,14 @@ class Ingredients:
     weights: str | None
     generator: LoadedGenerator | None
     facts: Facts
-    roots: dict[str, str]
+    networks: dict[str, Path]
     untrained: BigGAN | None = None  # in place of weights that are not at hand, for timing alone
+
+    @property
+    def roots(self) -> dict[str, str]:
+        """Folder or file of each input on this machine."""
+        networks = {name: str(path) for name, path in self.networks.items()}
+        return {**{name: listing.root for name, listing in self.facts.inputs.items()}, **networks}
 
     @property
     def model(self) -> BigGAN | None:
@@ -55,10 +64,12 @@ def gather(
     for name in bound.keys() - set(recipe.inputs()):
         known = ", ".join(recipe.inputs()) or "none"
         raise UsageError(f"--input {name}: recipe {recipe.name!r} has no such input; known: {known}")
-    for name in recipe.inputs():
-        if name not in bound:
+    listings = {}
+    for name, kind in recipe.inputs().items():
+        if name not in bound and kind != "weights":
             raise UsageError(f"recipe {recipe.name!r} reads input {name!r}: give it with --input {name}=PATH")
-    listings = {name: list_images(path, name) for name, path in bound.items() if name != "directions"}
+        if kind in LISTERS:
+            listings[name] = LISTERS[kind](bound[name], name)
 
     location: str | None = None
     generator: LoadedGenerator | None = None
@@ -77,11 +88,38 @@ def gather(
     directions = None
     if "directions" in bound:
         directions = load_directions(Path(bound["directions"]))
-    everything = Facts(recipe.seed, facts, directions, listings)
+    everything = Facts(recipe.seed, facts, directions, listings, {stream.name: stream for stream in recipe.streams})
     for stream in recipe.streams:
         stream.check(everything)
-    roots = {name: listing.root for name, listing in listings.items()}
-    return Ingredients(recipe, location, generator, everything, roots, untrained)
+    networks = find_networks(recipe, bound, known_only=timing_only)
+    return Ingredients(recipe, location, generator, everything, networks, untrained)
+
+
+def find_networks(recipe: Recipe, bound: Mapping[str, str], known_only: bool = False) -> dict[str, Path]:
+    """Files of the network weights that a recipe's streams read, downloaded where need be.
+
+    known_only: leave out what is not bound to a file.
+    """
+    networks = {}
+    for name, kind in recipe.inputs().items():
+        if kind != "weights" or (known_only and name not in bound):
+            continue
+        path = Path(bound[name]) if name in bound else find_network_file(name, recipe.name)
+        if not path.is_file():
+            raise UsageError(f"--input {name}={path}: no such file")
+        networks[name] = path.resolve()
+    return networks
+
+
+def find_roots(dataset: Dataset) -> dict[str, str]:
+    """Where the inputs of a dataset are here. Raises UsageError where network weights at hand are others."""
+    networks = find_networks(dataset.recipe, dataset.roots)
+    for name, path in networks.items():
+        expected = dataset.entry.fingerprint.inputs[name].sha256
+        found = sha256_of_file(path)
+        if found != expected:
+            raise UsageError(f"{path}: weights {found[:12]}, the dataset was rendered with {expected[:12]}")
+    return {**dataset.roots, **{name: str(path) for name, path in networks.items()}}
 
 
 @cache
@@ -161,7 +199,8 @@ def settle(ingredients: Ingredients, storage: Storage, device: str) -> Dataset:
             config_sha256=generator.config_sha256 if generator else None,
             directions_sha256=storage.sha256(directions) if directions else None,
             inputs={
-                name: Input(files=len(listing.paths), sha256=listing.digest) for name, listing in facts.inputs.items()
+                **{name: Input(files=len(list_.paths), sha256=list_.digest) for name, list_ in facts.inputs.items()},
+                **{name: Input(files=1, sha256=sha256_of_file(path)) for name, path in ingredients.networks.items()},
             },
         ),
         generator=GeneratorEntry(

@@ -44,6 +44,11 @@ def load_weights(path: Path) -> tuple[dict[str, Any], str]:
     return weights, sha256
 
 
+def cache_folder() -> Path:
+    """Where torch keeps downloaded weights."""
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
 def _first_line(error: BaseException) -> str:
     """The first line of an error, for a one-line message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

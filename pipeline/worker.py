@@ -14,6 +14,7 @@ from ..manifests.dataset import load_dataset
 from ..manifests.manifest import Failure, Record, digest_parameters, dump_json, record_name, shard_name
 from ..manifests.shard import ShardWriter, index_path
 from ..manifests.sources.stream import Stream
+from ..manifests.storage import Storage
 from .encode import encode_image
 from .environment import describe_environment, environment_id
 from .generator import load_generator
@@ -27,12 +28,16 @@ ENCODE_AHEAD = 256
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """What a worker needs to start, anywhere: a few strings. `roots` maps inputs to their folders on this machine."""
+    """What a worker needs to start, anywhere: a few strings.
+
+    roots: folder or file of each input on this machine. earlier: where streams that others read are; None: at `url`.
+    """
 
     url: str
     device: str
     weights: str | None = None
     roots: dict[str, str] = field(default_factory=dict)
+    earlier: str | None = None
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,12 @@ class Worker:
         self._dataset = load_dataset(settings.url, settings.roots)
         model = load_generator(settings.weights).model if settings.weights else None
         self._context = RenderContext(
-            self._dataset.recipe, self._dataset.facts, self._dataset.storage, settings.device, model
+            self._dataset.recipe,
+            self._dataset.facts,
+            Storage(settings.earlier) if settings.earlier else self._dataset.storage,
+            settings.device,
+            model,
+            settings.roots,
         )
         environment = describe_environment(settings.device)
         self._environment = environment_id(environment)

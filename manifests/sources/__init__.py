@@ -10,7 +10,9 @@ from pydantic import Field
 from .generated import InterventionalStream, ObservationalStream
 from .mini_world import MiniWorldStream
 from .natural import NaturalStream
+from .transfer import StylizedStream, TransferStream
 
 AnyStream = Annotated[
-    NaturalStream | MiniWorldStream | ObservationalStream | InterventionalStream, Field(discriminator="source")
+    NaturalStream | MiniWorldStream | ObservationalStream | InterventionalStream | TransferStream | StylizedStream,
+    Field(discriminator="source"),
 ]

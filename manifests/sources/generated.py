@@ -71,6 +71,10 @@ class GeneratedStream(Stream):
     def count(self, facts: Facts) -> int:
         return len(self.class_labels(facts)) * self.latents_per_class * self.per_latent()
 
+    def class_ranges(self, facts: Facts) -> Sequence[range]:
+        size = self.latents_per_class * self.per_latent()
+        return [range(start, start + size) for start in range(0, self.count(facts), size)]
+
     def locate(self, facts: Facts, index: int) -> tuple[int, int, int]:
         """Class label, latent index and rank within the latent of a sample index."""
         latent, rank = divmod(index, self.per_latent())

@@ -36,8 +36,12 @@ class MiniWorldStream(Stream):
     def count(self, facts: Facts) -> int:
         return self.num_samples or SLICES[self.objects]
 
-    def samples(self, facts: Facts, indices: NDArray[np.int64]) -> list[Sample]:
+    def class_ranges(self, facts: Facts) -> Sequence[range]:
         # Objects of a slice are interleaved by class: object i is of class i mod 10.
+        count = self.count(facts)
+        return [range(label, count, len(CLASSES)) for label in range(min(count, len(CLASSES)))]
+
+    def samples(self, facts: Facts, indices: NDArray[np.int64]) -> list[Sample]:
         labels = indices % len(CLASSES)
         nuisances = draw_nuisances(labels, indices, self.objects, self.background_confounding, self.pose_confounding)
         return [

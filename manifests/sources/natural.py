@@ -1,6 +1,6 @@
 """Streams of natural images repacked from a folder of class folders (ImageFolder layout)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -9,7 +9,7 @@ from pydantic import Field
 
 from ..errors import RecipeError
 from ..inputs import Listing, imagenet_wnids
-from .stream import Facts, Name, Role, Sample, Stream
+from .stream import Facts, InputKind, Name, Role, Sample, Stream
 
 
 class NaturalStream(Stream):
@@ -27,8 +27,8 @@ class NaturalStream(Stream):
     crop: int | None = Field(None, gt=0, description="Side of the centre crop in pixels.")
     max_failures: float = Field(0.001, ge=0, le=1, description="Largest share of lost samples that is no error.")
 
-    def inputs(self) -> Sequence[str]:
-        return (self.images,)
+    def inputs(self) -> Mapping[str, InputKind]:
+        return {self.images: "class folders"}
 
     def check(self, facts: Facts) -> None:
         known = set(self.class_names(facts))
@@ -44,6 +44,9 @@ class NaturalStream(Stream):
 
     def count(self, facts: Facts) -> int:
         return len(facts.inputs[self.images].paths)
+
+    def class_ranges(self, facts: Facts) -> Sequence[range]:
+        return facts.inputs[self.images].class_ranges()
 
     def samples(self, facts: Facts, indices: NDArray[np.int64]) -> list[Sample]:
         listing = facts.inputs[self.images]

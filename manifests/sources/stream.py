@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ..inputs import Listing
 
 Role = Literal["natural", "generated", "transferred"]
+InputKind = Literal["class folders", "images", "weights", "directions"]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$", max_length=64)]
 
 
@@ -43,6 +44,11 @@ class Facts:
     generator: GeneratorFacts | None = None
     directions: "Directions | None" = None
     inputs: Mapping[str, "Listing"] = field(default_factory=dict)
+    streams: Mapping[str, "Stream"] = field(default_factory=dict)  # all of the recipe's, by name
+
+    def plan(self, stream: str) -> "StreamPlan":
+        """The plan of another stream of the recipe."""
+        return StreamPlan(self.streams[stream], self)
 
 
 @dataclass(frozen=True)
@@ -74,13 +80,13 @@ class Stream(Table):
     jpeg_quality: int = Field(95, ge=1, le=100, description="4:4:4 chroma; jpeg only.")
     max_failures: float = Field(0.0, ge=0, le=1, description="Largest share of lost samples that is no error.")
 
-    def inputs(self) -> Sequence[str]:
-        """Names of the outside inputs it reads; each is bound by `--input NAME=PATH`."""
-        return ()
+    def inputs(self) -> Mapping[str, InputKind]:
+        """The outside inputs it reads; each is bound by `--input NAME=PATH`."""
+        return {}
 
-    def depends_on(self) -> Sequence[str]:
-        """Names of the earlier streams it reads."""
-        return ()
+    def reads(self) -> Mapping[str, InputKind]:
+        """What it reads from an earlier stream of that name, or where the recipe has none, from an outside input."""
+        return {}
 
     def check(self, facts: Facts) -> None:
         """Raise RecipeError where the entry does not fit the generator, directions or inputs at hand."""
@@ -96,6 +102,14 @@ class Stream(Table):
     def samples(self, facts: Facts, indices: NDArray[np.int64]) -> list[Sample]:
         """Samples at `indices` [N], each a pure function of the recipe and its index."""
         raise NotImplementedError
+
+    def class_ranges(self, facts: Facts) -> Sequence[range]:
+        """Sample indices of each class, for streams that others draw from class by class."""
+        raise NotImplementedError
+
+    def rehearsal(self) -> tuple["Stream", float]:
+        """A stream that is quick to time, and how many times as long a sample of this one takes."""
+        return self, 1.0
 
     def key(self, index: int) -> str:
         return f"{self.name}-{index:08d}"

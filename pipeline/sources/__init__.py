@@ -8,6 +8,7 @@ from ..rendering import RenderContext, Rendered
 from .generated import render_generated
 from .mini_world import compose_mini_world
 from .natural import repack_natural
+from .transfer import render_transferred
 
 Renderer = Callable[[RenderContext, Any, Sequence[Sample]], Iterator[Rendered]]
 
@@ -16,4 +17,6 @@ RENDERERS: dict[str, Renderer] = {
     "mini-world": compose_mini_world,
     "observational": render_generated,
     "interventional": render_generated,
+    "transfer": render_transferred,
+    "stylized": render_transferred,
 }

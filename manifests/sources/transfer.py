@@ -1,0 +1,186 @@
+"""Streams of natural images in the style of other ones (paper, section 4.3), and the Stylized-ImageNet baseline."""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from ..errors import RecipeError
+from ..randomness import Permutation, integers_below, random_words
+from .natural import NaturalStream
+from .stream import Facts, InputKind, Name, Role, Sample, Stream
+
+ADAIN_INPUTS = ("vgg-normalised", "decoder")
+
+Evaluations = Annotated[int, Field(ge=1, le=100)]
+
+
+class TransferredStream(Stream):
+    """What both kinds share: each content image once, in the style of a uniformly drawn image of a drawn class.
+
+    A sample's label is its content's. Where content or style cannot be read, the sample is a hole that is counted
+    under the reason, with the path or key of what could not be read; its place in the batch goes to the next one.
+    """
+
+    role: ClassVar[Role] = "transferred"
+
+    content: Name = Field(description="An earlier natural stream, or an input with one folder a class.")
+    labels: Literal["folders", "imagenet"] = Field("folders", description="Of a content input, as in natural streams.")
+    style: Name = Field(description="An earlier stream, or an input: a folder of images, or of class folders of them.")
+    num_samples: int | None = Field(None, gt=0, description="Content images to use, drawn at random; all by default.")
+    resize: int = Field(300, gt=0, description="Shorter side of content and style in pixels, before the crop.")
+    crop: int = Field(256, gt=0, description="Side of the centre crop in pixels: the size of the result.")
+    batch_size: int = Field(8, gt=0, description="Images computed together: part of the floating point.")
+    max_failures: float = Field(0.001, ge=0, le=1, description="Largest share of lost samples that is no error.")
+
+    @model_validator(mode="after")
+    def _crop_fits(self) -> Self:
+        if self.crop > self.resize:
+            raise ValueError(f"crop = {self.crop}: larger than resize = {self.resize}")
+        return self
+
+    @property
+    def network_inputs(self) -> Sequence[str]:
+        """Names of the files of network weights."""
+        raise NotImplementedError
+
+    def inputs(self) -> Mapping[str, InputKind]:
+        return dict.fromkeys(self.network_inputs, "weights")
+
+    def reads(self) -> Mapping[str, InputKind]:
+        return {self.style: "images", self.content: "class folders"}
+
+    def check(self, facts: Facts) -> None:
+        if self.content in facts.streams and facts.streams[self.content].role != "natural":
+            raise RecipeError(
+                f"streams.{self.name}.content = {self.content!r}: a {facts.streams[self.content].role} stream; "
+                "expected a natural one"
+            )
+        if self.style in facts.streams and facts.streams[self.style].role == "transferred":
+            raise RecipeError(f"streams.{self.name}.style = {self.style!r}: a transferred stream is no style")
+        if self.content == self.style:
+            raise RecipeError(f"streams.{self.name}: content and style are both {self.content!r}")
+        self._content(facts).check(facts)
+        available = self._content(facts).count(facts)
+        if (self.num_samples or 0) > available:
+            raise RecipeError(
+                f"streams.{self.name}.num_samples = {self.num_samples}: content {self.content!r} has {available} images"
+            )
+
+    def class_names(self, facts: Facts) -> Sequence[str]:
+        return self._content(facts).class_names(facts)
+
+    def count(self, facts: Facts) -> int:
+        return self.num_samples or self._content(facts).count(facts)
+
+    def samples(self, facts: Facts, indices: NDArray[np.int64]) -> list[Sample]:
+        content = self._content(facts)
+        chosen = indices
+        if self.num_samples is not None:
+            chosen = Permutation(content.count(facts), facts.seed, f"content of {self.name}")(indices)
+        contents = content.samples(facts, chosen)
+        styles = self._style_ranges(facts)
+        return [
+            self._sample(facts, int(index), sample, styles) for index, sample in zip(indices, contents, strict=True)
+        ]
+
+    def _sample(self, facts: Facts, index: int, content: Sample, styles: Sequence[range]) -> Sample:
+        words = random_words(facts.seed, self.name, index, count=3)
+        members = styles[integers_below(len(styles), words[0:1])[0]]
+        style_index = members[integers_below(len(members), words[1:2])[0]]
+        return Sample(
+            self.key(index),
+            content.class_label,
+            {
+                "source": self.source,
+                "stream": self.name,
+                "seed": facts.seed,
+                "sample_index": index,
+                "class_label": content.class_label,
+                "class_name": content.parameters["class_name"],
+                "content": self._reference(facts, self.content, content.index),
+                "style": self._reference(facts, self.style, style_index),
+                **self._draws(words[2:3]),
+            },
+        )
+
+    def _draws(self, words: NDArray[np.uint64]) -> dict[str, Any]:
+        """What else is drawn for a sample, of one word."""
+        return {}
+
+    def _content(self, facts: Facts) -> Stream:
+        """The stream of the content: the recipe's, or the one that its input would make."""
+        if self.content in facts.streams:
+            return facts.streams[self.content]
+        return NaturalStream(source="natural", name=self.name, images=self.content, labels=self.labels)
+
+    def _style_ranges(self, facts: Facts) -> Sequence[range]:
+        """Indices of the style images of each class that has any."""
+        if self.style in facts.streams:
+            return facts.streams[self.style].class_ranges(facts)
+        return facts.inputs[self.style].class_ranges()
+
+    @staticmethod
+    def _reference(facts: Facts, name: str, index: int) -> dict[str, Any]:
+        if name in facts.streams:
+            return {"stream": name, "sample_index": index, "key": facts.streams[name].key(index)}
+        return {"input": name, "path": facts.inputs[name].paths[index]}
+
+
+class TransferStream(TransferredStream):
+    """Interventions transferred to natural images."""
+
+    source: Literal["transfer"]
+    method: Literal["gatys", "adain"] = Field(
+        "gatys",
+        description="gatys: optimisation of each image (Gatys et al. 2016), as the paper; adain: one forward pass "
+        "(Huang & Belongie 2017), fast.",
+    )
+    encoder: Name = Field(
+        "vgg19",
+        description="gatys: name of the input with the network's weights, a file with the names of torchvision's "
+        "vgg19; torchvision's own are downloaded where --input vgg19=FILE is not given.",
+    )
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="gatys: of the network's features.")
+    evaluations: Annotated[list[Evaluations], Field(min_length=2, max_length=2)] = Field(
+        [20, 70], description="gatys: least and most evaluations of an image, drawn uniformly for each."
+    )
+    alpha: float = Field(1.0, ge=0, le=1, description="adain: strength of the style.")
+
+    @model_validator(mode="after")
+    def _evaluations_are_a_range(self) -> Self:
+        if self.evaluations[0] > self.evaluations[1]:
+            raise ValueError(f"evaluations = {self.evaluations}: the least is more than the most")
+        return self
+
+    @property
+    def network_inputs(self) -> Sequence[str]:
+        return (self.encoder,) if self.method == "gatys" else ADAIN_INPUTS
+
+    def rehearsal(self) -> tuple[Stream, float]:
+        if self.method == "adain":
+            return self, 1.0
+        few = 3
+        return self.model_copy(update={"evaluations": [few, few]}), sum(self.evaluations) / 2 / few
+
+    def _draws(self, words: NDArray[np.uint64]) -> dict[str, Any]:
+        if self.method == "adain":
+            return {"method": "adain", "alpha": self.alpha}
+        least, most = self.evaluations
+        return {"method": "gatys", "evaluations": least + int(integers_below(most - least + 1, words)[0])}
+
+
+class StylizedStream(TransferredStream):
+    """Natural images in the style of paintings: Stylized-ImageNet (Geirhos et al. 2019), by AdaIN."""
+
+    source: Literal["stylized"]
+    alpha: float = Field(1.0, ge=0, le=1, description="Strength of the style.")
+
+    @property
+    def network_inputs(self) -> Sequence[str]:
+        return ADAIN_INPUTS
+
+    def _draws(self, words: NDArray[np.uint64]) -> dict[str, Any]:
+        return {"method": "adain", "alpha": self.alpha}

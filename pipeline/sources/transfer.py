@@ -1,0 +1,158 @@
+"""Render transferred and stylized streams."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ...manifests.sources.stream import Sample
+from ...manifests.sources.transfer import ADAIN_INPUTS, TransferredStream, TransferStream
+from ..adain import AdainNetwork, load_adain, make_random_adain
+from ..gatys import Pair, transfer_styles
+from ..pictures import LostImageError, decode_picture, fit_picture, naming, read_listed
+from ..rendering import RenderContext, Rendered
+from ..vgg import DTYPES, Precision, Vgg, load_vgg, make_random_vgg
+
+# Of the largest activation of a batch: on a CPU, larger batches cost more an image, measured.
+CPU_ACTIVATION_BYTES = 1 << 24
+
+
+@dataclass(frozen=True)
+class Source:
+    """A sample that can be made: content and style [3, H, W] in [0, 1], and where the sample stands in its shard."""
+
+    position: int
+    sample: Sample
+    content: Tensor
+    style: Tensor
+
+
+def render_transferred(
+    context: RenderContext, stream: TransferredStream, samples: Sequence[Sample]
+) -> Iterator[Rendered]:
+    """Transfer styles, in the samples' order; what cannot be read becomes a failure and takes no place in a batch."""
+    done: dict[int, Rendered] = {}
+    sources = _read_sources(context, stream, samples, done)
+    if isinstance(stream, TransferStream) and stream.method == "gatys":
+        made = _optimise(context, stream, sources)
+    else:
+        made = _feed_forward(context, stream, sources)
+    following = 0
+    for source, image, losses in made:
+        done[source.position] = _finish(source.sample, image, losses)
+        while following in done:
+            yield done.pop(following)
+            following += 1
+    for _, rendered in sorted(done.items()):
+        yield rendered
+
+
+def _optimise(
+    context: RenderContext, stream: TransferStream, sources: Iterator[Source]
+) -> Iterator[tuple[Source, Tensor, dict[str, float]]]:
+    """Gatys transfer, with the final losses of each image."""
+    if context.stand_ins and stream.encoder not in context.roots:
+        network = make_random_vgg().to(context.device, DTYPES[stream.precision])
+    else:
+        network = _vgg(context.roots[stream.encoder], context.device, stream.precision)
+    waiting: dict[int, Source] = {}
+
+    def pairs() -> Iterator[Pair]:
+        for number, source in enumerate(sources):
+            waiting[number] = source
+            yield Pair(source.content, source.style, source.sample.parameters["evaluations"])
+
+    num_slots = _fit_batch(stream, context.device, len(network.weights[0]))
+    for result in transfer_styles(network, pairs(), num_slots):
+        losses = {"content_loss": result.content_loss, "style_loss": result.style_loss}
+        yield waiting.pop(result.position), result.image, losses
+
+
+def _feed_forward(
+    context: RenderContext, stream: TransferredStream, sources: Iterator[Source]
+) -> Iterator[tuple[Source, Tensor, dict[str, float]]]:
+    """AdaIN, in batches of fixed size; the last one is filled up with zeros."""
+    if context.stand_ins and any(name not in context.roots for name in ADAIN_INPUTS):
+        network = make_random_adain().to(context.device)
+    else:
+        network = _adain(*(context.roots[name] for name in ADAIN_INPUTS), context.device)
+    size = _fit_batch(stream, context.device, network.width)
+    while batch := list(islice(sources, size)):
+        contents, styles = torch.zeros(2, size, 3, stream.crop, stream.crop, device=context.device)
+        for row, source in enumerate(batch):
+            contents[row], styles[row] = source.content, source.style
+        images = network.transfer(contents, styles, batch[0].sample.parameters["alpha"])
+        for source, image in zip(batch, images, strict=False):
+            yield source, image, {}
+
+
+def _fit_batch(stream: TransferredStream, device: str, channels: int) -> int:
+    """Images computed together: the recipe's number, on a CPU at most as many as pay."""
+    if device != "cpu":
+        return stream.batch_size
+    return min(stream.batch_size, max(1, CPU_ACTIVATION_BYTES // (channels * stream.crop**2 * 4)))
+
+
+def _finish(sample: Sample, image: Tensor, losses: dict[str, float]) -> Rendered:
+    if not image.isfinite().all() or not all(map(math.isfinite, losses.values())):
+        return Rendered(sample, failure="non-finite pixels", detail=sample.key)
+    pixels = image.mul(255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    return Rendered(sample, pixels, parameters=losses)
+
+
+def _read_sources(
+    context: RenderContext, stream: TransferredStream, samples: Sequence[Sample], done: dict[int, Rendered]
+) -> Iterator[Source]:
+    """Content and style of each sample, read when they are needed; what is lost goes to `done`."""
+    for position, sample in enumerate(samples):
+        try:
+            pictures = [
+                _to_tensor(_read_picture(context, stream, sample.parameters[part]), context.device)
+                for part in ("content", "style")
+            ]
+        except LostImageError as error:
+            done[position] = Rendered(sample, failure=error.reason, detail=error.detail)
+        else:
+            yield Source(position, sample, *pictures)
+
+
+def _read_picture(context: RenderContext, stream: TransferredStream, reference: Mapping[str, Any]) -> Image.Image:
+    """The picture that a sample's `content` or `style` refers to, of the stream's geometry."""
+    if "input" in reference:
+        name = reference["path"]
+        content = read_listed(context.facts.inputs[reference["input"]], reference["input"], name)
+    elif context.stand_ins:
+        noise = np.random.default_rng(0).integers(0, 256, (stream.crop, stream.crop, 3), np.uint8)
+        return Image.fromarray(noise)
+    else:
+        name = reference["key"]
+        found = context.reader(reference["stream"]).read_image(reference["sample_index"])
+        if found is None:
+            raise LostImageError("content or style is a hole", name)
+        content = found
+    with naming(name):
+        return fit_picture(decode_picture(content).image, stream.resize, stream.crop)
+
+
+def _to_tensor(picture: Image.Image, device: str) -> Tensor:
+    pixels = torch.from_numpy(np.array(picture)).to(device)
+    return pixels.permute(2, 0, 1).float() / 255
+
+
+# Loaded once a worker; a file is known by its place, since its digest was checked when the build was settled.
+@lru_cache(maxsize=1)
+def _vgg(path: str, device: str, precision: Precision) -> Vgg:
+    return load_vgg(path).to(device, DTYPES[precision])
+
+
+@lru_cache(maxsize=1)
+def _adain(encoder: str, decoder: str, device: str) -> AdainNetwork:
+    return load_adain(Path(encoder), Path(decoder)).to(device)

@@ -1,0 +1,496 @@
+"""Transferred streams through the command line: plan, pixels, holes, resume, verification."""
+
+import io
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from genint.manifests.dataset import load_dataset
+from genint.manifests.errors import RecipeError, UsageError
+from genint.manifests.inputs import Listing, list_pictures
+from genint.manifests.manifest import load_manifest, read_records
+from genint.manifests.recipe import load_recipe, read_recipe
+from genint.manifests.shard import load_index, read_sample
+from genint.manifests.sources.stream import Facts
+from genint.manifests.storage import Storage
+from genint.pipeline import gatys, vgg, worker
+from genint.pipeline.adain import make_random_adain
+from genint.pipeline.settle import gather
+from genint.pipeline.vgg import random_state
+from PIL import Image
+
+RunCli = Callable[..., Any]
+
+# An earlier natural and an earlier generated stream; then every kind of transfer.
+RECIPE = """
+name = "tiny-transfer"
+seed = 3
+
+[generator]
+name = "mini"
+batch_size = 10
+
+[[streams]]
+name = "natural"
+source = "mini-world"
+objects = "train"
+num_samples = 24
+samples_per_shard = 10
+image_format = "png"
+
+[[streams]]
+name = "observational"
+source = "observational"
+latents_per_class = 3
+samples_per_shard = 10
+image_format = "png"
+
+[[streams]]
+name = "transfer"
+source = "transfer"
+content = "natural"
+style = "observational"
+encoder = "tiny-vgg"
+evaluations = [3, 8]
+resize = 32
+crop = 32
+batch_size = 3
+samples_per_shard = 10
+image_format = "png"
+
+[[streams]]
+name = "fast"
+source = "transfer"
+content = "photos"
+style = "observational"
+method = "adain"
+resize = 40
+crop = 32
+batch_size = 4
+samples_per_shard = 7
+max_failures = 0.0
+
+[[streams]]
+name = "stylized"
+source = "stylized"
+content = "photos"
+style = "paintings"
+num_samples = 8
+alpha = 0.5
+resize = 40
+crop = 32
+samples_per_shard = 5
+image_format = "png"
+"""
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Random networks in files of the public layouts, by the input's name."""
+    folder = tmp_path_factory.mktemp("weights")
+    torch.save(random_state((4, 4, 6, 6, 8), seed=1), folder / "tiny-vgg.pth")
+    adain = make_random_adain((3, 4, 4, 6, 6, 8, 8, 8, 8, 10), (8, 8, 8, 8, 6, 6, 4, 4, 3))
+    torch.save(adain.encoder.state_dict(), folder / "vgg-normalised.pth")
+    torch.save(adain.decoder.state_dict(), folder / "decoder.pth")
+    return {path.stem: path for path in folder.iterdir()}
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Twelve photographs of two classes, of various sizes."""
+    root = tmp_path / "photos"
+    for number in range(12):
+        folder = root / ("ant", "bee")[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 256, (30 + 5 * number, 60, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number:02d}.png")
+    return root
+
+
+@pytest.fixture
+def paintings(tmp_path: Path) -> Path:
+    """Five paintings, in no class folder."""
+    root = tmp_path / "paintings"
+    root.mkdir()
+    for number in range(5):
+        Image.new("RGB", (50, 70), (40 * number, 90, 200 - 40 * number)).save(root / f"{number}.jpg")
+    return root
+
+
+@pytest.fixture
+def build(run_cli: RunCli, weights: dict[str, Path], photos: Path, paintings: Path, tmp_path: Path) -> RunCli:
+    """Build the recipe into a folder of tmp_path, with further options."""
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(RECIPE)
+    inputs = [f"--input={name}={path}" for name, path in (weights | {"photos": photos, "paintings": paintings}).items()]
+
+    def run(name: str = "dataset", *options: object) -> Any:
+        arguments = options if "--workers" in options else ("--workers", 1, *options)
+        return run_cli("build-shards", recipe, "--out", tmp_path / name, "--device", "cpu", *inputs, *arguments)
+
+    run.inputs = inputs  # type: ignore[attr-defined]
+    return run
+
+
+def read_stream(dataset: Path, stream: str) -> dict[str, dict[str, bytes]]:
+    """Members of every sample by key."""
+    samples = {}
+    for path in sorted(dataset.glob(f"{stream}/*/*.tar")):
+        with open(path, "rb") as file:
+            for key, members in load_index(path).items():
+                samples[key] = read_sample(file.fileno(), members)
+    return samples
+
+
+def sums(dataset: Path) -> str:
+    return (dataset / "SHA256SUMS").read_text()
+
+
+# Building.
+
+
+def test_samples_carry_their_contents_label_the_pair_and_the_losses(build: RunCli, tmp_path: Path) -> None:
+    result = build()
+    assert result.exit_code == 0, result.err
+    dataset = tmp_path / "dataset"
+    assert [s.samples for s in load_manifest(Storage(dataset)).streams] == [24, 30, 24, 12, 8]
+    assert {s.role for s in load_manifest(Storage(dataset)).streams[2:]} == {"transferred"}
+
+    naturals = read_stream(dataset, "natural")
+    transferred = read_stream(dataset, "transfer")
+    for sample in transferred.values():
+        parameters = json.loads(sample["json"])
+        content, style = parameters["content"], parameters["style"]
+        assert sample["cls"] == naturals[content["key"]]["cls"]
+        assert content["stream"] == "natural" and style["stream"] == "observational"
+        assert 3 <= parameters["evaluations"] <= 8
+        assert parameters["style_loss"] > 0 and parameters["content_loss"] >= 0
+        assert decode(sample["png"]).shape == (32, 32, 3)
+        assert not np.array_equal(decode(sample["png"]), decode(naturals[content["key"]]["png"]))
+    assert len({json.loads(sample["json"])["content"]["key"] for sample in transferred.values()}) == 24
+
+    for sample in read_stream(dataset, "fast").values():
+        parameters = json.loads(sample["json"])
+        assert parameters["class_name"] == parameters["content"]["path"].partition("/")[0]
+        assert sample["cls"] == b"%d" % ["ant", "bee"].index(parameters["class_name"])
+        assert parameters["alpha"] == 1.0 and "evaluations" not in parameters
+    for sample in read_stream(dataset, "stylized").values():
+        parameters = json.loads(sample["json"])
+        assert parameters["style"]["path"] in {f"{number}.jpg" for number in range(5)}
+        assert parameters["alpha"] == 0.5
+
+
+def decode(content: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(content)) as image:
+        return np.asarray(image)
+
+
+def test_two_workers_and_a_resumed_build_make_the_bytes_of_one(build: RunCli, tmp_path: Path) -> None:
+    assert build("one").exit_code == 0
+    assert build("two", "--workers", 2).exit_code == 0
+    assert build("resumed", "--stream", "natural", "--stream", "observational").exit_code == 0
+    assert build("resumed", "--stream", "stylized").exit_code == 0
+    assert build("resumed").exit_code == 0
+    (tmp_path / "resumed" / "transfer" / "0000" / "transfer-0000001.tar").unlink()
+    assert build("resumed").exit_code == 0
+    assert sums(tmp_path / "one") == sums(tmp_path / "two") == sums(tmp_path / "resumed")
+
+
+def test_dataset_verifies_and_its_shards_can_be_made_again(build: RunCli, run_cli: RunCli, tmp_path: Path) -> None:
+    assert build().exit_code == 0
+    result = run_cli("verify", tmp_path / "dataset", "--rebuild", 100, "--device", "cpu", *build.inputs)
+    assert result.exit_code == 0, result.err
+    assert result.out.count("parameters equal, bytes equal") == 13
+    # Without inputs, everything but the pixels can be checked.
+    assert run_cli("verify", tmp_path / "dataset").exit_code == 0
+
+
+def test_losses_of_another_device_are_no_difference_of_parameters(
+    build: RunCli, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert build().exit_code == 0
+    monkeypatch.setattr(gatys, "CONTENT_WEIGHT", 0.2)  # stands for another device's floating point
+    rebuild = ("verify", tmp_path / "dataset", "--rebuild", 100, "--device", "cpu", *build.inputs)
+    result = run_cli(*rebuild)
+    assert result.exit_code == 1
+    assert result.out.count("transfer shard") == result.out.count("parameters DIFFERENT, bytes differ") == 3
+    monkeypatch.setattr(worker, "environment_id", lambda environment: "another")
+    result = run_cli(*rebuild)
+    assert result.exit_code == 0, result.err
+    assert result.out.count("parameters equal, bytes differ in another environment") == 3
+
+
+def test_other_weights_are_refused_on_resume_and_on_rebuild(
+    build: RunCli, run_cli: RunCli, weights: dict[str, Path], tmp_path: Path
+) -> None:
+    assert build().exit_code == 0
+    other = tmp_path / "other.pth"
+    torch.save(random_state((4, 4, 6, 6, 8), seed=2), other)
+    result = build("dataset", f"--input=tiny-vgg={other}")
+    assert result.exit_code == 2
+    assert "input tiny-vgg" in result.err and "choose another --out" in result.err
+    result = run_cli("verify", tmp_path / "dataset", "--rebuild", 1, *build.inputs, f"--input=tiny-vgg={other}")
+    assert result.exit_code == 2
+    assert "the dataset was rendered with" in result.err
+
+
+def test_what_cannot_be_read_is_a_hole_with_its_path_and_spoils_no_other(
+    build: RunCli, run_cli: RunCli, photos: Path, paintings: Path, tmp_path: Path
+) -> None:
+    assert build("sound").exit_code == 0
+    (photos / "ant" / "04.png").write_bytes(b"no image")
+    (paintings / "3.jpg").write_bytes(b"")
+    result = build()
+    assert result.exit_code == 1
+    assert "stream fast: 1 of 12 samples lost (1 unreadable image)" in result.err
+
+    dataset = Storage(tmp_path / "dataset")
+    failures = {
+        failure.key: failure
+        for entry in load_manifest(dataset).streams
+        for record in read_records(dataset, entry)
+        for failure in record.failures
+    }
+    details = Counter(failure.detail.partition(":")[0] for failure in failures.values())
+    assert details.keys() <= {"ant/04.png", "3.jpg"}
+    assert all(failure.reason == "unreadable image" for failure in failures.values())
+    for stream in ("transfer", "fast", "stylized"):
+        sound, found = read_stream(tmp_path / "sound", stream), read_stream(tmp_path / "dataset", stream)
+        assert list(found) == [key for key in sound if key not in failures]
+        assert all(found[key] == sound[key] for key in found)
+    assert run_cli("verify", dataset.url).exit_code == 0
+
+
+def test_hole_in_an_earlier_stream_is_a_hole_by_its_key(run_cli: RunCli, weights, photos: Path, tmp_path: Path) -> None:
+    (photos / "bee" / "05.png").write_bytes(b"")
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text("""
+        name = "holes"
+        seed = 1
+        [[streams]]
+        name = "repacked"
+        source = "natural"
+        images = "photos"
+        max_failures = 1.0
+        [[streams]]
+        name = "transfer"
+        source = "transfer"
+        content = "repacked"
+        style = "photos-as-style"
+        encoder = "tiny-vgg"
+        evaluations = [1, 2]
+        resize = 40
+        crop = 32
+        max_failures = 1.0
+    """)
+    styles = shutil.copytree(photos, tmp_path / "styles", ignore=shutil.ignore_patterns("05.png"))
+    inputs = {"photos": photos, "photos-as-style": styles, "tiny-vgg": weights["tiny-vgg"]}
+    options = [f"--input={name}={path}" for name, path in inputs.items()]
+    result = run_cli("build-shards", recipe, "--out", tmp_path / "dataset", "--workers", 1, *options)
+    assert result.exit_code == 0, result.err
+    storage = Storage(tmp_path / "dataset")
+    (record,) = read_records(storage, load_manifest(storage).stream("transfer"))
+    (failure,) = record.failures
+    assert failure.reason == "content or style is a hole"
+    assert failure.detail.startswith("repacked-")
+
+
+# The plan.
+
+
+def test_styles_are_drawn_by_class_and_then_uniformly_in_it() -> None:
+    recipe = read_recipe(
+        RECIPE.replace("num_samples = 24", "num_samples = 6000").replace(
+            "latents_per_class = 3", "classes = [4, 7]\nlatents_per_class = 2"
+        ),
+        "test",
+        ["generator.name=mini"],
+    )
+    facts = gather_facts(recipe)
+    stream = recipe.stream("transfer")
+    samples = stream.samples(facts, np.arange(6000))
+    drawn = Counter(sample.parameters["style"]["sample_index"] for sample in samples)
+    assert drawn.keys() == {0, 1, 2, 3}
+    assert all(abs(count - 1500) < 150 for count in drawn.values())
+    counts = Counter(sample.parameters["evaluations"] for sample in samples)
+    assert counts.keys() == set(range(3, 9))
+    assert all(abs(count - 1000) < 120 for count in counts.values())
+    # Each sample is drawn by itself.
+    assert stream.samples(facts, np.array([4711]))[0] == samples[4711]
+
+
+def gather_facts(recipe: Any) -> Facts:
+    """Facts of a recipe whose inputs do not matter."""
+    from genint.manifests.sources.stream import GeneratorFacts
+    from genint.manifests.world import CLASSES
+
+    generator = GeneratorFacts("mini", 32, 32, tuple(CLASSES))
+    return Facts(recipe.seed, generator, streams={stream.name: stream for stream in recipe.streams})
+
+
+def test_few_samples_are_spread_over_the_content(build: RunCli, tmp_path: Path) -> None:
+    assert build("dataset", "--set", "streams.transfer.num_samples=6").exit_code == 0
+    samples = load_dataset(str(tmp_path / "dataset")).plan("transfer").samples(0)
+    indices = [sample.parameters["content"]["sample_index"] for sample in samples]
+    assert len(set(indices)) == 6 and max(indices) > 6
+
+
+def test_classes_of_folders_are_ranges_even_where_names_sort_around_the_slash() -> None:
+    paths = tuple(sorted(["a/1", "a/2", "a b/1", "a-b/1", "a0/1", "b/1"]))
+    listing = Listing.from_bytes(Listing("", (), paths, (1,) * len(paths)).to_bytes(), "")
+    assert listing.folders == ("a", "a b", "a-b", "a0", "b")
+    found = {
+        folder: {listing.paths[i] for i in r} for folder, r in zip(listing.folders, listing.class_ranges(), strict=True)
+    }
+    assert found == {folder: {path for path in paths if path.startswith(f"{folder}/")} for folder in listing.folders}
+
+
+def test_folder_with_loose_images_is_one_class(paintings: Path) -> None:
+    (paintings / "more").mkdir()
+    shutil.copy(paintings / "0.jpg", paintings / "more" / "x.jpg")
+    listing = list_pictures(paintings, "paintings")
+    assert listing.folders == () and listing.class_ranges() == [range(6)]
+    assert "more/x.jpg" in listing.paths
+    assert Listing.from_bytes(listing.to_bytes(), listing.root) == listing
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("transfer", "content", "observational"), "a generated stream; expected a natural one"),
+        (("fast", "style", "transfer"), "a transferred stream is no style"),
+        (("transfer", "style", "natural"), "content and style are both 'natural'"),
+        (("transfer", "num_samples", 25), "content 'natural' has 24 images"),
+    ],
+)
+def test_pair_that_makes_no_sense_is_named(build: RunCli, change: tuple[str, str, Any], message: str) -> None:
+    stream, key, value = change
+    result = build("dataset", "--set", f"streams.{stream}.{key}={value}")
+    assert result.exit_code == 2
+    assert message in result.err
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("streams.transfer.style=fast", "reads 'fast', which is not an earlier stream"),
+        ("streams.transfer.crop=33", "crop = 33: larger than resize = 32"),
+        ("streams.transfer.evaluations=[8, 3]", "the least is more than the most"),
+        ("streams.transfer.evaluations=[0, 3]", "greater than or equal to 1"),
+        ("streams.stylized.style=decoder", "input 'decoder' is read as weights and as images"),
+    ],
+)
+def test_recipe_that_cannot_be_is_refused(override: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        read_recipe(RECIPE, "test", [override])
+
+
+# Weights that are not there.
+
+
+def test_adain_without_its_files_says_which_ones_and_where_to_put_them(
+    monkeypatch: pytest.MonkeyPatch, photos: Path, paintings: Path, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    recipe = load_recipe("stylized-imagenet-256", ["streams.stylized.labels=folders"])
+    inputs = {"imagenet-train": str(photos), "paintings": str(paintings)}
+    with pytest.raises(
+        UsageError, match=r"vgg_normalised\.pth \(80 MB\) of https://.*--input vgg-normalised=FILE"
+    ) as error:
+        gather(recipe, inputs=inputs)
+    assert str(tmp_path / "torch" / "hub" / "checkpoints" / "vgg_normalised.pth") in str(error.value)
+    # Put there, they are found.
+    folder = tmp_path / "torch" / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    for name in ("vgg_normalised.pth", "decoder.pth"):
+        torch.save({}, folder / name)
+    found = gather(recipe, inputs=inputs)
+    assert found.networks["decoder"] == (folder / "decoder.pth").resolve()
+
+
+def test_vgg19_that_cannot_be_downloaded_says_what_to_get(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(vgg, "VGG19_URL", (tmp_path / "nowhere" / "vgg19-dcbb9e9d.pth").as_uri())
+    with pytest.raises(Exception, match=r"vgg19: cannot download .*--input vgg19=FILE"):
+        vgg.download_vgg19()
+    assert not list(tmp_path.rglob("*.pth*"))
+
+
+def test_encoder_of_an_unknown_name_has_to_be_bound(build: RunCli) -> None:
+    result = build("dataset", "--set", "streams.transfer.encoder=mine")
+    assert result.exit_code == 2
+    assert "--input mine=FILE" in result.err or "has no such input" in result.err
+
+
+# Shipped recipes.
+
+
+@pytest.mark.parametrize("name", ["genint-transfer-256", "genint-transfer-adain-256", "stylized-imagenet-256"])
+def test_shipped_recipes_name_their_inputs(name: str) -> None:
+    recipe = load_recipe(name)
+    kinds = recipe.inputs()
+    assert kinds["imagenet-train"] == "class folders"
+    assert ("paintings" in kinds) == (name == "stylized-imagenet-256")
+    assert ("vgg19" in kinds) == (name == "genint-transfer-256")
+    assert ("decoder" in kinds) == ("vgg19" not in kinds)
+
+
+def test_dry_run_times_transfers_without_weights_or_earlier_streams(build: RunCli, tmp_path: Path) -> None:
+    result = build("dataset", "--dry-run")
+    assert result.exit_code == 0, result.err
+    rows = {line.split()[0]: line.split()[1] for line in result.out.splitlines() if line}
+    assert rows["transfer"] == "24" and rows["fast"] == "12" and rows["stylized"] == "8"
+    assert not (tmp_path / "dataset").exists()
+
+
+# Real photographs.
+
+
+def test_photographs_of_imagenet_are_transferred(
+    run_cli: RunCli, shared_data: Path, weights: dict[str, Path], tmp_path: Path
+) -> None:
+    source = shared_data / "imagenet-sample"
+    if not source.is_dir():
+        pytest.skip("no imagenet-sample in ../shared/data")
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text("""
+        name = "photographs"
+        seed = 1
+        [[streams]]
+        name = "stylized"
+        source = "stylized"
+        content = "photos"
+        labels = "imagenet"
+        style = "paintings"
+        resize = 75
+        crop = 64
+        [[streams]]
+        name = "transfer"
+        source = "transfer"
+        content = "photos"
+        labels = "imagenet"
+        style = "paintings"
+        encoder = "tiny-vgg"
+        evaluations = [2, 4]
+        num_samples = 20
+        resize = 75
+        crop = 64
+    """)
+    inputs = {"photos": source, "paintings": source, **weights}
+    options = [f"--input={name}={path}" for name, path in inputs.items()]
+    result = run_cli("build-shards", recipe, "--out", tmp_path / "dataset", "--workers", 1, *options)
+    assert result.exit_code == 0, result.err
+    for stream, count in (("stylized", 100), ("transfer", 20)):
+        samples = read_stream(tmp_path / "dataset", stream)
+        assert len(samples) == count
+        for sample in samples.values():
+            parameters = json.loads(sample["json"])
+            assert parameters["content"]["path"].startswith(parameters["class_name"])
+            assert decode(sample["jpg"]).shape == (64, 64, 3)
+    assert run_cli("verify", tmp_path / "dataset").exit_code == 0
