@@ -68,7 +68,6 @@ class ShardWriter:
         self._temporary_index = path.with_name(f"{self.index_path.name}{TEMPORARY}{token}")
         self._digest = hashlib.sha256()
         self._offset = 0
-        self._members = 0
         self._lines: dict[str, str] = {}
         self.summary: ShardSummary | None = None
 
@@ -94,7 +93,6 @@ class ShardWriter:
             fields += [extension, str(self._offset), str(len(content)), name]
             self._write(content)
             self._write(b"\0" * (-len(content) % BLOCK))
-            self._members += 1
         self._lines[key] = " ".join(fields)
 
     def __exit__(
@@ -118,9 +116,9 @@ class ShardWriter:
             index_file.write(index)
             _sync(index_file)
         _sync(self._file)
-        found = sum(1 for _ in iterate_members(self._temporary))
-        if found != self._members:
-            raise FormatError(f"{self.path}: {found} members read back, {self._members} written")
+        # Read back before it is published: what is on disk is what was meant, to the last byte.
+        if sha256_of_file(self._temporary) != self._digest.hexdigest():
+            raise FormatError(f"{self.path}: read back other bytes than were written")
         os.replace(self._temporary_index, self.index_path)
         os.replace(self._temporary, self.path)
         sync_folder(self.path.parent)
@@ -147,9 +145,20 @@ def _sync(file: BinaryIO) -> None:
 
 
 def _header(name: str, size: int) -> bytes:
-    info = tarfile.TarInfo(name)
-    info.size, info.mode, info.mtime = size, 0o644, 0
-    return info.tobuf(tarfile.USTAR_FORMAT, "ascii", "strict")
+    """The header block of a member, as tarfile writes it, at a fifth of the time."""
+    if len(name) > 100 or size >= 8**11:
+        info = tarfile.TarInfo(name)
+        info.size = size
+        return info.tobuf(tarfile.USTAR_FORMAT, "ascii", "strict")
+    header = bytearray(_HEADER_TEMPLATE)
+    header[: len(name)] = name.encode("ascii")
+    header[124:136] = b"%011o\0" % size
+    header[148:156] = b"%06o\0 " % (sum(header[:148]) + 8 * ord(" ") + sum(header[156:]))
+    return bytes(header)
+
+
+# Mode 644, owner 0, mtime 0: nothing of the machine or the moment.
+_HEADER_TEMPLATE = tarfile.TarInfo().tobuf(tarfile.USTAR_FORMAT, "ascii", "strict")
 
 
 AnyPath = TypeVar("AnyPath", bound=PurePath)

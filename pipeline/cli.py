@@ -384,7 +384,7 @@ def inspect(dataset: str, key: str) -> None:
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, help="Folder for config.json and pytorch_model.bin."
 )
-@click.option("--steps", type=click.IntRange(min=1), default=6000, show_default=True)
+@click.option("--steps", type=click.IntRange(min=1), default=5000, show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option(
     "--confounding", type=click.FloatRange(0, 1), default=0.8, show_default=True, help="a of the training pictures."

@@ -58,7 +58,7 @@ def write_directions(
     positions = [stream.class_labels(ingredients.facts).index(label) for label in labels]
     latents = stream.draw_latents(ingredients.facts, np.array(positions) * per_class)
     sheet = draw_directions_sheet(
-        render, found, stream.ranges()[:show], labels, [facts.class_names[label] for label in labels], latents
+        render, found, stream.ranges[:show], labels, [facts.class_names[label] for label in labels], latents
     )
     sheet.save(folder / "directions.png")
     yield f"picture: {folder / 'directions.png'}"

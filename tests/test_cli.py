@@ -158,7 +158,7 @@ def test_directions_writes_a_ganspace_file_and_a_picture(run_cli, tmp_path):
     out = tmp_path / "directions"
     result = run_cli("directions", "--out", out, "--show", 3, "--classes", "0,7")
     assert result.exit_code == 0
-    assert load_directions(out / "directions.npz").latent.shape == (10, 64)
+    assert load_directions(out / "directions.npz").latent.shape == (20, 64)
     with Image.open(out / "directions.png") as picture:
         assert picture.width > 500
 

@@ -262,7 +262,7 @@ def test_genint_recipes_hold_the_papers_numbers(name: str) -> None:
     assert stream.name == stream.source == "interventional"
     assert (stream.truncation, stream.sampler, stream.num_directions, stream.step_scale) == (1.0, "scaled", 60, 1.0)
     assert (stream.latents_per_class, stream.interventions_per_latent, stream.classes) == (1000, 5, None)
-    assert (stream.ranges() == GENINT_STEP_RANGES).all()
+    assert (stream.ranges == GENINT_STEP_RANGES).all()
     assert (recipe.directions.method, recipe.directions.layer) == ("exact", "generator.gen_z")
     plan = StreamPlan(stream, BIGGAN)
     assert (plan.count, plan.num_shards) == (5_000_000, 1000)

@@ -301,3 +301,12 @@ def test_text_that_is_no_index_is_refused(shard: Path, text: str) -> None:
     index_path(shard).write_text(text)
     with pytest.raises(FormatError, match=r"not a v1\.2 index"):
         load_index(shard)
+
+
+@pytest.mark.parametrize(("name", "size"), [("k.cls", 1), ("key-0001.mask.png", 7_000_000_000), ("n" * 96 + ".jpg", 0)])
+def test_headers_are_the_ones_tarfile_writes(name, size):
+    from genint.manifests.shard import _header
+
+    info = tarfile.TarInfo(name)
+    info.size = size
+    assert _header(name, size) == info.tobuf(tarfile.USTAR_FORMAT, "ascii", "strict")

@@ -1,6 +1,7 @@
 """Streams rendered by the class-conditional generator: observational and interventional (paper, section 4.2)."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -171,10 +172,11 @@ class InterventionalStream(GeneratedStream):
                 f"num_directions = {self.num_directions}; a latent's directions are all different"
             )
         try:
-            self.ranges()
+            _ = self.ranges
         except UsageError as error:
             raise RecipeError(f"streams.{self.name}.step_ranges: {error}") from error
 
+    @cached_property
     def ranges(self) -> NDArray[np.float64]:
         """Step ranges [k, 2], scaled, in standard deviations of the untruncated latent."""
         return step_ranges(self.step_ranges, self.num_directions, self.step_scale)
@@ -190,7 +192,7 @@ class InterventionalStream(GeneratedStream):
         words = random_words(facts.seed, self.name, latent_index, label, INTERVENTIONS, count=count)
         # Direction and step alternate, so that a larger count only appends.
         chosen = draw_without_replacement(self.num_directions, words[0::2])
-        low, high = self.ranges()[chosen].T
+        low, high = self.ranges[chosen].T
         return chosen, low + (high - low) * uniform(words[1::2])
 
     def latents(self, facts: Facts, indices: NDArray[np.int64]) -> NDArray[np.float64]:
