@@ -1,6 +1,7 @@
 """Shared by the tests: a tiny recipe of every kind of stream, and the command line in this process."""
 
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +30,15 @@ class Result:
 @pytest.fixture(scope="session")
 def tiny_recipe() -> Path:
     return TINY_RECIPE
+
+
+@pytest.fixture(scope="session")
+def reference(tmp_path_factory: pytest.TempPathFactory, tiny_recipe: Path) -> Path:
+    """The tiny dataset, built by one worker without interruption. Not to be changed."""
+    out = tmp_path_factory.mktemp("reference") / "dataset"
+    command = [sys.executable, "-c", "from genint.pipeline.cli import main; main()", "build-shards"]
+    subprocess.run([*command, tiny_recipe, "--out", out, "--workers", "1"], check=True)
+    return out
 
 
 @pytest.fixture

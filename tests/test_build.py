@@ -23,14 +23,6 @@ def leftovers(dataset: Path) -> list[Path]:
     return [path for path in dataset.rglob("*") if ".tmp" in path.name]
 
 
-@pytest.fixture(scope="module")
-def reference(tmp_path_factory, tiny_recipe) -> Path:
-    """The tiny dataset, built by one worker without interruption."""
-    out = tmp_path_factory.mktemp("reference") / "dataset"
-    subprocess.run([*DRIVER, tiny_recipe, "--out", out, "--workers", "1"], check=True)
-    return out
-
-
 def test_two_workers_make_the_bytes_of_one(tmp_path, tiny_recipe, run_cli, reference):
     assert run_cli("build-shards", tiny_recipe, "--out", tmp_path / "two", "--workers", 2).exit_code == 0
     assert sums(tmp_path / "two") == sums(reference)

@@ -22,16 +22,8 @@ from genint.pipeline.directions import LATENT_STDEV, exact_directions
 from genint.pipeline.generator import make_random_generator
 from pytorch_pretrained_biggan import BigGAN, BigGANConfig
 from sklearn.decomposition import PCA
-from threadpoolctl import threadpool_limits
 
 Z_DIM, CLASSES = 16, 5
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    # These matrices are too small to share: threads that wait for a busy core cost tenfold.
-    with threadpool_limits(1):
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,5 @@
 """The folded generator makes the package's images, whatever stands beside a sample in its batch."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
@@ -36,15 +34,6 @@ ODD = BigGANConfig(
     eps=1e-3,
     n_stats=11,
 )
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """As the pipeline's workers have it; two threads on a busy machine wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

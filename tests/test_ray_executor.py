@@ -1,8 +1,8 @@
 """The Ray executor makes the bytes of the local one, also when nodes die."""
 
+import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -22,13 +22,6 @@ def cluster():
     cluster.shutdown()
 
 
-@pytest.fixture(scope="module")
-def reference(tmp_path_factory, tiny_recipe) -> Path:
-    out = tmp_path_factory.mktemp("local") / "dataset"
-    subprocess.run([*DRIVER, tiny_recipe, "--out", out, "--workers", "1"], check=True)
-    return out
-
-
 def test_ray_makes_the_bytes_of_the_local_executor(tmp_path, tiny_recipe, cluster, reference):
     node = cluster.add_node(num_cpus=2)
     try:
@@ -40,26 +33,33 @@ def test_ray_makes_the_bytes_of_the_local_executor(tmp_path, tiny_recipe, cluste
     assert (out / "SHA256SUMS").read_text() == (reference / "SHA256SUMS").read_text()
 
 
+def start_and_stop_at_the_first_record(recipe: Path, out: Path, *options: str) -> subprocess.Popen[str]:
+    """A driver that is held (SIGSTOP) with most of its shards still to hand out: what dies now, dies under work."""
+    build = subprocess.Popen(
+        [*DRIVER, recipe, "--out", out, "--executor", "ray", *options],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not list(out.glob("records/natural/0000/*.json")):
+        assert build.poll() is None
+        time.sleep(0.002)
+    build.send_signal(signal.SIGSTOP)
+    return build
+
+
 def test_a_node_killed_under_work_is_survived(tmp_path, tiny_recipe, cluster, reference):
     doomed, other = cluster.add_node(num_cpus=1), cluster.add_node(num_cpus=1)
     out = tmp_path / "dataset"
-
-    def kill_once_it_works() -> None:
-        while not list(out.glob("records/*/0000/*.json")):
-            time.sleep(0.01)
-        cluster.remove_node(doomed, allow_graceful=False)
-
-    killer = threading.Thread(target=kill_once_it_works)
-    killer.start()
+    build = start_and_stop_at_the_first_record(tiny_recipe, out, "--address", cluster.address, "--workers", "2")
     try:
-        ray_options = ["--executor", "ray", "--address", cluster.address, "--workers", "2"]
-        build = subprocess.run(
-            [*DRIVER, tiny_recipe, "--out", out, *ray_options], stderr=subprocess.PIPE, text=True, timeout=240
-        )
+        cluster.remove_node(doomed, allow_graceful=False)
+        build.send_signal(signal.SIGCONT)
+        _, err = build.communicate(timeout=240)
     finally:
-        killer.join()
+        build.kill()
         cluster.remove_node(other)
-    assert build.returncode == 0, build.stderr
+    assert build.returncode == 0, err
     assert (out / "SHA256SUMS").read_text() == (reference / "SHA256SUMS").read_text()
 
 
@@ -76,14 +76,13 @@ def test_no_cluster_at_the_address_is_one_line(tiny_recipe, tmp_path):
 def test_a_lost_cluster_says_so_within_a_minute_and_how_to_resume(tmp_path, tiny_recipe):
     lonely = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     out = tmp_path / "dataset"
-    options = ["--executor", "ray", "--address", lonely.address]
-    build = subprocess.Popen(
-        [*DRIVER, tiny_recipe, "--out", out, *options], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
-    )
+    build = start_and_stop_at_the_first_record(tiny_recipe, out, "--address", lonely.address)
     try:
-        while not list(out.glob("records/*/0000/*.json")):
-            time.sleep(0.01)
         lonely.head_node.kill_all_processes(check_alive=False, allow_graceful=False)
+        # The actor notices after a moment that its node is gone; until then it would go on working for the driver.
+        while subprocess.run(["pgrep", "-f", "^ray::Worker"], stdout=subprocess.DEVNULL).returncode == 0:
+            time.sleep(0.2)
+        build.send_signal(signal.SIGCONT)
         lost = time.monotonic()
         _, err = build.communicate(timeout=120)
         assert time.monotonic() - lost < 60

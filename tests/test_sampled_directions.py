@@ -13,18 +13,10 @@ from genint.pipeline.directions import StreamedPca, exact_directions, sampled_di
 from genint.pipeline.generator import make_random_generator
 from pytorch_pretrained_biggan import BigGAN, BigGANConfig
 from sklearn.decomposition import IncrementalPCA
-from threadpoolctl import threadpool_limits
 from torch.utils._python_dispatch import TorchDispatchMode
 
 Z_DIM = 16
 GEN_Z, BLOCK, ATTENTION = "generator.gen_z", "generator.layers.0", "generator.layers.3"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    # These matrices are too small to share: threads that wait for a busy core cost tenfold.
-    with threadpool_limits(1):
-        yield
 
 
 @pytest.fixture(scope="module")
