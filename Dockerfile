@@ -16,6 +16,8 @@ WORKDIR /src
 COPY setup.cfg pyproject.toml README.md LICENSE constraints.txt ./
 COPY manifests manifests
 COPY pipeline pipeline
+COPY train train
+COPY evaluate evaluate
 RUN pip install --no-cache-dir -c constraints.txt .
 
 USER genint

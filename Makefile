@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Extra arguments for pip, such as an index with CPU builds of torch.
 PIP_ARGS ?=
 SOURCES := $(shell git ls-files manifests pipeline train evaluate)
-ROOMS := manifests pipeline
+ROOMS := manifests pipeline train evaluate
 
 .PHONY: demo test check lint bench clean
 

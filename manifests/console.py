@@ -1,14 +1,36 @@
-"""What every command shows while it works: a live bar on a terminal, plain lines otherwise."""
+"""What every command shows: while it works, a live bar on a terminal or plain lines; when it fails, one line."""
 
+import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from .errors import GenintError, UsageError
+
 PLAIN_EVERY = 10.0  # seconds between plain lines
+
+
+@contextmanager
+def exit_codes() -> Iterator[None]:
+    """End the process as every command does: 1 failed work, 2 bad usage, 130 interrupted; one line, no traceback."""
+    try:
+        yield
+    except GenintError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, UsageError) else 1)
+    except OSError as error:  # a full disk, a folder that cannot be written, a bucket that refuses (it names no file)
+        print(f"error: {error.filename}: {error.strerror}" if error.filename else f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        # At once: a worker's thread would hold the process until its work is done. What is on disk is whole anyway.
+        sys.stdout.flush()
+        os._exit(130)
 
 
 class ProgressDisplay:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..manifests.console import exit_codes
 from ..manifests.errors import GenintError, UsageError
 
 if TYPE_CHECKING:
@@ -34,21 +35,14 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line; a user's mistake is one line and an exit code, never a traceback."""
-    try:
-        cli(standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except GenintError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, UsageError) else 1)
-    except OSError as error:  # a full disk, a folder that cannot be written, a bucket that refuses (it names no file)
-        print(f"error: {error.filename}: {error.strerror}" if error.filename else f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-    except (KeyboardInterrupt, click.Abort):
-        # At once: a worker's thread would hold the process until its shard is done. What is on disk is whole anyway.
-        sys.stdout.flush()
-        os._exit(130)
+    with exit_codes():
+        try:
+            cli(standalone_mode=False)
+        except click.ClickException as error:
+            error.show()
+            sys.exit(error.exit_code)
+        except click.Abort as error:
+            raise KeyboardInterrupt from error
 
 
 recipe_argument = click.argument("recipe", default="mini")

@@ -1,0 +1,125 @@
+"""Random access to the samples of a finished stream, in a folder or in a bucket."""
+
+import hashlib
+import os
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from itertools import accumulate
+
+from .errors import FormatError
+from .manifest import Record, StreamEntry, read_records
+from .shard import Member, read_index, read_sample
+from .storage import Storage
+
+# A thousand samples take 300 kB as (key, members) pairs.
+CACHED_INDEXES = 256
+# Far below the 1,024 open files that systems allow a process by default.
+OPEN_SHARDS = 128
+
+ShardIndex = list[tuple[str, dict[str, Member]]]
+
+
+class StreamSamples:
+    """Samples of one stream by position: shard after shard, in the order in which they stand in them.
+
+    Holes are not counted. The records are read here, indexes and shards at the first sample that lies in them. Every
+    process and every thread opens its own files: objects travel to workers as they are.
+    """
+
+    def __init__(self, storage: Storage, entry: StreamEntry) -> None:
+        self.storage = storage
+        self.entry = entry
+        self.records: Sequence[Record] = [record for record in read_records(storage, entry) if record.samples]
+        self.shard_sizes = [record.samples for record in self.records]
+        self._ends = list(accumulate(self.shard_sizes))
+        self._open_caches()
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def locate(self, position: int) -> tuple[int, int]:
+        """Place of a sample in `records`, and its place in that shard."""
+        if not 0 <= position < len(self):
+            raise IndexError(f"position {position} of {len(self)} samples")
+        shard = bisect_right(self._ends, position)
+        return shard, position - self._ends[shard] + self.shard_sizes[shard]
+
+    def key(self, position: int) -> str:
+        shard, place = self.locate(position)
+        return self._index(shard)[place][0]
+
+    def read(self, position: int, extensions: Sequence[str] | None = None) -> dict[str, bytes]:
+        """Members of a sample by extension, all or those named; one that it lacks is left out.
+
+        Raises FormatError with the shard's location where it is missing, cut short or not what its record says.
+        """
+        shard, place = self.locate(position)
+        key, members = self._index(shard)[place]
+        wanted = {name: members[name] for name in extensions if name in members} if extensions else members
+        name = self.records[shard].path
+        try:
+            if self.storage.local:
+                return read_sample(self._descriptor(shard).number, wanted)
+            return {extension: self._fetch(name, member) for extension, member in wanted.items()}
+        except FileNotFoundError as error:
+            raise FormatError(f"{self.storage / name}: missing") from error
+        except FormatError as error:
+            raise FormatError(f"{self.storage / name}: sample {key}: {error}") from error
+
+    def check_sizes(self) -> None:
+        """Raise FormatError that names the first shard that is missing or of another size than its record."""
+        for record in self.records:
+            size = self.storage.size(record.path)
+            if size != record.bytes:
+                found = "missing" if size is None else f"{size} bytes, its record says {record.bytes}"
+                raise FormatError(f"{self.storage / record.path}: {found}")
+
+    def check_shard(self, shard: int) -> None:
+        """Raise FormatError where the sha256 of a shard differs from its record's. Reads all of it."""
+        record = self.records[shard]
+        if self.storage.sha256(record.path) != record.sha256:
+            raise FormatError(f"{self.storage / record.path}: sha256 differs from its record's")
+
+    def _fetch(self, name: str, member: Member) -> bytes:
+        with self.storage.open(name) as file:
+            file.seek(member.offset)
+            content = file.read(member.size)
+        if len(content) != member.size:
+            raise FormatError(f"{len(content)} of {member.size} bytes at offset {member.offset}")
+        return content
+
+    def _read_index(self, shard: int) -> ShardIndex:
+        record = self.records[shard]
+        name = record.path.removesuffix(".tar") + ".idx"
+        try:
+            content = self.storage.read(name)
+        except FileNotFoundError as error:
+            raise FormatError(f"{self.storage / name}: missing") from error
+        if hashlib.sha256(content).hexdigest() != record.index_sha256:
+            raise FormatError(f"{self.storage / name}: sha256 differs from its record's")
+        return list(read_index(content.decode("ascii")).items())
+
+    def _open_caches(self) -> None:
+        self._index: Callable[[int], ShardIndex] = lru_cache(CACHED_INDEXES)(self._read_index)
+        self._descriptor: Callable[[int], _Descriptor] = lru_cache(OPEN_SHARDS)(
+            lambda shard: _Descriptor(self.storage.local_path(self.records[shard].path))
+        )
+
+    def __getstate__(self) -> dict[str, object]:
+        return {name: value for name, value in vars(self).items() if name not in ("_index", "_descriptor")}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        vars(self).update(state)
+        self._open_caches()
+
+
+class _Descriptor:
+    """An open file that closes when nothing refers to it any more, as when a cache drops it."""
+
+    def __init__(self, path: os.PathLike[str]) -> None:
+        self.number = os.open(path, os.O_RDONLY)
+
+    def __del__(self) -> None:
+        if hasattr(self, "number"):
+            os.close(self.number)
