@@ -4,27 +4,62 @@ import hashlib
 import os
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import cache, lru_cache
 from itertools import accumulate
+
+import numpy as np
+from numpy.typing import NDArray
 
 from .errors import FormatError
 from .manifest import Record, StreamEntry, read_records
-from .shard import Member, read_index, read_sample
+from .shard import BLOCK, Index, Member, read_index, read_sample
 from .storage import Storage
 
-# A thousand samples take 300 kB as (key, members) pairs.
-CACHED_INDEXES = 256
 # Far below the 1,024 open files that systems allow a process by default.
 OPEN_SHARDS = 128
+# Keys are for messages, and for those who go through a stream in order.
+CACHED_KEYS = 4
 
-ShardIndex = list[tuple[str, dict[str, Member]]]
+
+@dataclass(frozen=True)
+class MemberTable:
+    """Where the members of a shard's samples lie: per sample and extension, offset in blocks and size in bytes [N, E].
+
+    Members that a sample lacks have offset 0, which is a header's. 8 bytes a member: indexes of ten million samples
+    stay in memory, so that a full shuffle reads each of them once.
+    """
+
+    extensions: tuple[str, ...]
+    blocks: NDArray[np.uint32]
+    sizes: NDArray[np.uint32]
+
+    @classmethod
+    def from_index(cls, index: Index) -> "MemberTable":
+        extensions = tuple(sorted({extension for members in index.values() for extension in members}))
+        table = np.zeros((2, len(index), len(extensions)), np.uint32)
+        absent = Member(0, 0)
+        for column, extension in enumerate(extensions):
+            members = [members.get(extension, absent) for members in index.values()]
+            table[0, :, column] = [member.offset // BLOCK for member in members]
+            table[1, :, column] = [member.size for member in members]
+        return cls(extensions, table[0], table[1])
+
+    def members(self, sample: int) -> dict[str, Member]:
+        """Members of a sample by extension."""
+        blocks, sizes = self.blocks[sample].tolist(), self.sizes[sample].tolist()
+        return {
+            extension: Member(block * BLOCK, size)
+            for extension, block, size in zip(self.extensions, blocks, sizes, strict=True)
+            if block
+        }
 
 
 class StreamSamples:
     """Samples of one stream by position: shard after shard, in the order in which they stand in them.
 
-    Holes are not counted. The records are read here, indexes and shards at the first sample that lies in them. Every
-    process and every thread opens its own files: objects travel to workers as they are.
+    Holes are not counted. The records are read here, indexes and shards at the first sample that lies in them. Objects
+    travel to workers, forked or started anew, as they are.
     """
 
     def __init__(self, storage: Storage, entry: StreamEntry) -> None:
@@ -33,6 +68,7 @@ class StreamSamples:
         self.records: Sequence[Record] = [record for record in read_records(storage, entry) if record.samples]
         self.shard_sizes = [record.samples for record in self.records]
         self._ends = list(accumulate(self.shard_sizes))
+        self._process = os.getpid()
         self._open_caches()
 
     def __len__(self) -> int:
@@ -47,15 +83,16 @@ class StreamSamples:
 
     def key(self, position: int) -> str:
         shard, place = self.locate(position)
-        return self._index(shard)[place][0]
+        return self._keys(shard)[place]
 
     def read(self, position: int, extensions: Sequence[str] | None = None) -> dict[str, bytes]:
         """Members of a sample by extension, all or those named; one that it lacks is left out.
 
         Raises FormatError with the shard's location where it is missing, cut short or not what its record says.
         """
+        self._reopen_after_fork()
         shard, place = self.locate(position)
-        key, members = self._index(shard)[place]
+        members = self._table(shard).members(place)
         wanted = {name: members[name] for name in extensions if name in members} if extensions else members
         name = self.records[shard].path
         try:
@@ -65,7 +102,7 @@ class StreamSamples:
         except FileNotFoundError as error:
             raise FormatError(f"{self.storage / name}: missing") from error
         except FormatError as error:
-            raise FormatError(f"{self.storage / name}: sample {key}: {error}") from error
+            raise FormatError(f"{self.storage / name}: sample {self.key(position)}: {error}") from error
 
     def check_sizes(self) -> None:
         """Raise FormatError that names the first shard that is missing or of another size than its record."""
@@ -77,8 +114,13 @@ class StreamSamples:
 
     def check_shard(self, shard: int) -> None:
         """Raise FormatError where the sha256 of a shard differs from its record's. Reads all of it."""
+        self._reopen_after_fork()
         record = self.records[shard]
-        if self.storage.sha256(record.path) != record.sha256:
+        try:
+            digest = self.storage.sha256(record.path)
+        except FileNotFoundError as error:
+            raise FormatError(f"{self.storage / record.path}: missing") from error
+        if digest != record.sha256:
             raise FormatError(f"{self.storage / record.path}: sha256 differs from its record's")
 
     def _fetch(self, name: str, member: Member) -> bytes:
@@ -89,7 +131,7 @@ class StreamSamples:
             raise FormatError(f"{len(content)} of {member.size} bytes at offset {member.offset}")
         return content
 
-    def _read_index(self, shard: int) -> ShardIndex:
+    def _read_index(self, shard: int) -> Index:
         record = self.records[shard]
         name = record.path.removesuffix(".tar") + ".idx"
         try:
@@ -98,16 +140,26 @@ class StreamSamples:
             raise FormatError(f"{self.storage / name}: missing") from error
         if hashlib.sha256(content).hexdigest() != record.index_sha256:
             raise FormatError(f"{self.storage / name}: sha256 differs from its record's")
-        return list(read_index(content.decode("ascii")).items())
+        index = read_index(content.decode("ascii"))
+        if len(index) != record.samples:
+            raise FormatError(f"{self.storage / name}: {len(index)} samples, its record says {record.samples}")
+        return index
+
+    def _reopen_after_fork(self) -> None:
+        # Clients of buckets refuse to work in a forked process; files read by position do not mind.
+        if self._process != os.getpid() and not self.storage.local:
+            self.storage = Storage(self.storage.url)
+        self._process = os.getpid()
 
     def _open_caches(self) -> None:
-        self._index: Callable[[int], ShardIndex] = lru_cache(CACHED_INDEXES)(self._read_index)
+        self._table: Callable[[int], MemberTable] = cache(lambda shard: MemberTable.from_index(self._read_index(shard)))
+        self._keys: Callable[[int], list[str]] = lru_cache(CACHED_KEYS)(lambda shard: list(self._read_index(shard)))
         self._descriptor: Callable[[int], _Descriptor] = lru_cache(OPEN_SHARDS)(
             lambda shard: _Descriptor(self.storage.local_path(self.records[shard].path))
         )
 
     def __getstate__(self) -> dict[str, object]:
-        return {name: value for name, value in vars(self).items() if name not in ("_index", "_descriptor")}
+        return {name: value for name, value in vars(self).items() if name not in ("_table", "_keys", "_descriptor")}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         vars(self).update(state)

@@ -56,7 +56,8 @@ class Preprocessing:
         """uint8 [N, 3, H, W] to float32, standardised by channel."""
         mean = images.new_tensor(self.mean, dtype=torch.float32).mul(255).view(3, 1, 1)
         std = images.new_tensor(self.std, dtype=torch.float32).mul(255).view(3, 1, 1)
-        return (images.float() - mean) / std
+        # In place: at 224 px two more temporaries cost as much as the arithmetic.
+        return images.float().sub_(mean).div_(std)
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,9 @@ class Classifier:
     class_names: tuple[str, ...]
     preprocessing: Preprocessing
     sha256: str
-    step: int | None = None
+    step: int | None = None  # this and what follows: of our own checkpoints alone
+    preset: str | None = None
+    seed: int | None = None
 
 
 def known_archs() -> list[str]:
@@ -162,6 +165,25 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], arch: str, ori
     model.load_state_dict(dict(weights), strict=False)
 
 
+def initialise(model: nn.Module, arch: str, location: str) -> str:
+    """Fill a model with the weights of a checkpoint of the same arch; returns their sha256.
+
+    `location`: a run's folder, a checkpoint file of any kind that is read here, or `torchvision:ARCH[:WEIGHTS]`.
+    Raises UsageError where the weights are another arch's or for another number of classes.
+    """
+    if location.startswith("torchvision:"):
+        classifier = _load_torchvision(location)
+        found, weights, sha256 = classifier.arch, classifier.model.state_dict(), classifier.sha256
+    else:
+        path = Path(location) / LAST if Path(location).is_dir() else Path(location)
+        content = read_checkpoint(path)
+        found, weights, sha256 = content.get("arch", arch), weights_of(content, str(path)), sha256_of_file(path)
+    if found != arch:
+        raise UsageError(f"{location}: a checkpoint of {found}, and arch = {arch}")
+    load_weights(model, weights, arch, location)
+    return sha256
+
+
 def guess_arch(content: Mapping[str, Any], origin: str) -> str:
     """The arch a checkpoint says it is of. Raises UsageError where it says none."""
     arch = content.get("arch")
@@ -197,8 +219,12 @@ def load_classifier(location: str) -> Classifier:
     )
     # A run's folder says more than the name that all its checkpoints share.
     name = path.parent.name if path.name in (LAST, BEST) and path.parent.name else path.name.partition(".")[0]
-    step = content.get("step") if content.get("format") == FORMAT else None
-    return Classifier(name, model.eval(), arch, class_names, preprocessing, sha256_of_file(path), step)
+    training: dict[str, Any] = content if content.get("format") == FORMAT else {}
+    configuration = training.get("configuration", {})
+    return Classifier(
+        name, model.eval(), arch, class_names, preprocessing, sha256_of_file(path),
+        training.get("step"), configuration.get("preset"), configuration.get("seed"),
+    )  # fmt: skip
 
 
 def _class_names(weights: Mapping[str, Tensor], origin: str) -> tuple[str, ...]:

@@ -1,0 +1,301 @@
+"""`genint-evaluate`: checkpoints in, a measured report out. Heavy imports wait inside the commands."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ..manifests.console import exit_codes
+from ..manifests.errors import UsageError
+
+if TYPE_CHECKING:
+    pass
+
+if TYPE_CHECKING:
+    from .results import Results
+
+EPILOG = "Exit codes: 0 ok, 1 failed work, 2 bad usage, 130 interrupted."
+MINI_DATASET = "datasets/mini"
+
+
+@click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="genint")
+def cli() -> None:
+    """Measure classifiers: accuracy on clean, shifted and corrupted test sets, and the paper's own analyses."""
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line and an exit code, never a traceback."""
+    with exit_codes():
+        try:
+            cli(standalone_mode=False)
+        except click.ClickException as error:
+            error.show()
+            sys.exit(error.exit_code)
+        except click.Abort as error:
+            raise KeyboardInterrupt from error
+
+
+checkpoint_option = click.option(
+    "--checkpoint", "checkpoints", multiple=True, required=True, metavar="[LABEL=]PATH",
+    help="A run's folder, a checkpoint file, ARCH=FILE for a bare state dict, or torchvision:ARCH. Repeatable; those "
+    "of one LABEL, such as the seeds of a method, form one row. Differences are to the first.",
+)  # fmt: skip
+out_option = click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="Folder of results.json and index.html; added to."
+)
+device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+batch_option = click.option("--batch-size", default=64, show_default=True, type=click.IntRange(min=1))
+workers_option = click.option(
+    "--workers", default=0, show_default=True, type=click.IntRange(min=0), help="Processes that decode."
+)
+
+
+@cli.command()
+@checkpoint_option
+@click.option(
+    "--shards",
+    "datasets",
+    multiple=True,
+    metavar="DATASET[:STREAM]",
+    help=f"A built dataset: its natural test streams.  [default, without other data: {MINI_DATASET}]",
+)
+@click.option("--imagenet", metavar="DIR", help="ImageNet's validation images.")
+@click.option("--imagenet-v2", metavar="DIR", help="Folder of ImageNet-V2's three variants, or one of them.")
+@click.option("--imagenet-c", metavar="DIR", help="ImageNet-C as published.")
+@click.option(
+    "--objectnet", metavar="DIR[:PROTOCOL]", help="ObjectNet as published: genint, challenge, zoom or restricted."
+)
+@click.option("--folder", "folders", multiple=True, metavar="DIR", help="Class folders of your own; repeatable.")
+@click.option("--corrupted", "copies", multiple=True, metavar="DIR", help="A copy made by `corrupt`; repeatable.")
+@click.option(
+    "--corruptions",
+    default=20,
+    show_default=True,
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Images a class of a dataset's first test stream to corrupt (15 corruptions, 5 severities) and "
+    "measure too; 0: none.",
+)
+@out_option
+@device_option
+@click.option("--precision", default="fp32", show_default=True, type=click.Choice(["fp32", "bf16"]))
+@batch_option
+@workers_option
+def run(
+    checkpoints: tuple[str, ...], datasets: tuple[str, ...], imagenet: str | None, imagenet_v2: str | None,
+    imagenet_c: str | None, objectnet: str | None, folders: tuple[str, ...], copies: tuple[str, ...], corruptions: int,
+    out: Path, device: str, precision: str, batch_size: int, workers: int,
+) -> None:  # fmt: skip
+    """Accuracy of checkpoints on test sets, side by side, as JSON and as one HTML page."""
+    named = {"imagenet": imagenet, "imagenet-v2": imagenet_v2, "imagenet-c": imagenet_c, "objectnet": objectnet}
+    wanted = [f"{kind}={location}" for kind, location in named.items() if location]
+    wanted += [f"folder={folder}" for folder in folders] + [f"corrupted={copy}" for copy in copies]
+    if not wanted and not datasets:
+        if not Path(MINI_DATASET, "manifest.json").exists():
+            raise UsageError(
+                f"no data given, and the default {MINI_DATASET} is not built: genint-pipeline build-shards --out "
+                f"{MINI_DATASET}"
+            )
+        datasets = (MINI_DATASET,)
+    import torch
+
+    from ..manifests.device import choose_device
+    from .report import accuracy_lines
+    from .results import check_folder, load_results
+    from .run import load_candidates, make_corrupted, measure, open_test_sets
+    from .test_sets.streams import open_streams
+
+    chosen = choose_device(device, torch.cuda.is_available())
+    check_folder(out)
+    results = load_results(out)
+    candidates = load_candidates(checkpoints)
+    test_sets = open_test_sets([*(f"shards={dataset}" for dataset in datasets), *wanted])
+    if datasets and corruptions:
+        test_sets += make_corrupted(open_streams(datasets[0], datasets[0])[0], out, corruptions, max(1, workers))
+    out.mkdir(parents=True, exist_ok=True)
+    measure(candidates, test_sets, out, results, chosen, precision, batch_size, workers)  # type: ignore[arg-type]
+    for line in accuracy_lines(results):
+        click.echo(line)
+    finish(out, results)
+
+
+@cli.command()
+@click.argument("source", metavar="KIND=LOCATION")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the copy.")
+@click.option(
+    "--corruption", "names", multiple=True, metavar="NAME", help="One to apply; repeatable.  [default: all 15]"
+)
+@click.option(
+    "--severity", "severities", multiple=True, type=click.IntRange(1, 5), help="Repeatable.  [default: 1 to 5]"
+)
+@click.option("--resize", type=click.IntRange(min=1), help="Shorter side before the crop (ImageNet-C: 256).")
+@click.option(
+    "--crop", type=click.IntRange(min=1), help="Side of the centre crop (ImageNet-C: 224).  [default: as it is]"
+)
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
+@click.option("--workers", default=1, show_default=True, type=click.IntRange(min=1))
+def corrupt(
+    source: str, out: Path, names: tuple[str, ...], severities: tuple[int, ...], resize: int | None, crop: int | None,
+    seed: int, workers: int,
+) -> None:  # fmt: skip
+    """Make a corrupted copy of a test set, in ImageNet-C's layout; it is marked generated, and is no ImageNet-C.
+
+    KIND=LOCATION is folder=DIR, imagenet=DIR or shards=DATASET:STREAM.
+    """
+    from ..manifests.console import ProgressDisplay
+    from .corrupt import corrupt as make_copy
+    from .corruption_error import SEVERITIES, TEST_CORRUPTIONS
+    from .test_sets import open_test_set
+
+    sets = open_test_set(source)
+    if len(sets) != 1:
+        raise UsageError(f"{source}: {len(sets)} sets ({', '.join(s.name for s in sets)}); name one of them")
+    with ProgressDisplay(f"corrupting {sets[0].name}", "images") as display:
+        made = make_copy(
+            sets[0],
+            out,
+            names or TEST_CORRUPTIONS,
+            severities or SEVERITIES,
+            seed,
+            workers,
+            resize,
+            crop,
+            display.update,
+        )
+    click.echo(f"{len(made)} sets of {len(made[0]):,} images in {out}")
+
+
+def finish(out: Path, results: "Results") -> None:
+    """Save what was measured, and the page with it."""
+    from .report import write_report
+    from .results import save_results
+
+    save_results(out, results)
+    click.echo(f"look at {write_report(out, results)}")
+
+
+@cli.command()
+@click.option("--predictor", required=True, metavar="DATASET:STREAM", help="Interventional images with known latents.")
+@click.option(
+    "--distribution",
+    "distributions",
+    multiple=True,
+    required=True,
+    metavar="DATASET:STREAM",
+    help="A training distribution; repeatable. Natural ones also count with mixup and with AutoAugment.",
+)
+@click.option("--test", required=True, metavar="DATASET:STREAM", help="Natural images to test on.")
+@click.option("--images", default=4000, show_default=True, type=click.IntRange(min=1), help="Of each distribution.")
+@click.option("--epochs", default=6, show_default=True, type=click.IntRange(min=1), help="Of the predictor.")
+@out_option
+@device_option
+def correlation(
+    predictor: str, distributions: tuple[str, ...], test: str, images: int, epochs: int, out: Path, device: str
+) -> None:
+    """How much labels can be told from nuisances in each training distribution (Figure 3)."""
+    import torch
+
+    from ..manifests.device import choose_device
+    from .analyses import analyse_correlation
+    from .results import check_folder, load_results
+
+    chosen = choose_device(device, torch.cuda.is_available())
+    check_folder(out)
+    results = load_results(out)
+    results.analyses["correlation"] = analyse_correlation(predictor, distributions, test, images, epochs, out, chosen)
+    finish(out, results)
+
+
+@cli.command("causal-bound")
+@click.option("--checkpoint", required=True, metavar="PATH", help="Classifier whose features are compared.")
+@click.option(
+    "--shards",
+    "datasets",
+    multiple=True,
+    required=True,
+    metavar="DATASET[=ACCURACY]",
+    help="A dataset with an intervention, and in percent what a classifier trained on it reaches; repeatable.",
+)
+@click.option("--stream", default="interventional", show_default=True, help="Name of the stream in each dataset.")
+@click.option(
+    "--queries", required=True, metavar="DATASET:STREAM", help="Natural images to explain: a validation split."
+)
+@click.option("--score", default="xent", show_default=True, type=click.Choice(["xent", "cosine", "released"]))
+@click.option("--reduction", default="max", show_default=True, type=click.Choice(["max", "logmeanexp"]))
+@click.option("--dictionary-size", default=500, show_default=True, type=click.IntRange(min=1), help="Images a class.")
+@out_option
+def causal_bound(
+    checkpoint: str, datasets: tuple[str, ...], stream: str, queries: str, score: str, reduction: str,
+    dictionary_size: int, out: Path,
+) -> None:  # fmt: skip
+    """log P(x|z) of interventions that differ in t, k and s (Figures 5 and 6), and Theorem 1's bound."""
+    from ..train.checkpoint import load_classifier
+    from .analyses import analyse_causal_bound
+    from .results import check_folder, load_results
+
+    check_folder(out)
+    results = load_results(out)
+    accuracies = {}
+    for text in datasets:
+        location, separator, accuracy = text.partition("=")
+        if separator:
+            try:
+                accuracies[location] = float(accuracy) / 100
+            except ValueError as error:
+                raise UsageError(f"--shards {text}: expected DATASET=ACCURACY, in percent") from error
+    results.analyses["causal-bound"] = analyse_causal_bound(
+        load_classifier(checkpoint), [text.partition("=")[0] for text in datasets], stream, queries, accuracies,
+        score, reduction, dictionary_size, out,  # type: ignore[arg-type]
+    )  # fmt: skip
+    finish(out, results)
+
+
+@cli.command()
+@click.option(
+    "--reader",
+    required=True,
+    metavar="DATASET:STREAM",
+    help="Natural images with true nuisances that are free of the class, to learn reading from.",
+)
+@click.option("--reference", required=True, metavar="DATASET:STREAM", help="The natural training stream.")
+@click.option("--held-out", multiple=True, required=True, metavar="DATASET:STREAM", help="For the reader's error.")
+@click.option(
+    "--distribution", "distributions", multiple=True, required=True, metavar="DATASET:STREAM", help="Repeatable."
+)
+@click.option("--images", default=4000, show_default=True, type=click.IntRange(min=1), help="Of each distribution.")
+@click.option("--epochs", default=8, show_default=True, type=click.IntRange(min=1), help="Of the reader.")
+@out_option
+def nuisances(
+    reader: str, reference: str, held_out: tuple[str, ...], distributions: tuple[str, ...], images: int, epochs: int,
+    out: Path,
+) -> None:  # fmt: skip
+    """The true dependence of nuisances and labels, in the mini world, where nuisances can be read."""
+    from .analyses import analyse_nuisances
+    from .results import check_folder, load_results
+
+    check_folder(out)
+    results = load_results(out)
+    results.analyses["nuisances"] = analyse_nuisances(reader, reference, held_out, distributions, images, epochs, out)
+    finish(out, results)
+
+
+@cli.command("grad-cam")
+@checkpoint_option
+@click.option("--shards", "streams", multiple=True, required=True, metavar="DATASET:STREAM", help="Images; repeatable.")
+@click.option("--images", default=1000, show_default=True, type=click.IntRange(min=1), help="Of each stream.")
+@click.option("--show", default=8, show_default=True, type=click.IntRange(min=1), help="Rows of a sheet.")
+@out_option
+def grad_cam(checkpoints: tuple[str, ...], streams: tuple[str, ...], images: int, show: int, out: Path) -> None:
+    """Where classifiers look, and how much of it is the object (Figure 7)."""
+    from .analyses import analyse_attention
+    from .results import check_folder, load_results
+    from .run import load_candidates
+
+    check_folder(out)
+    results = load_results(out)
+    classifiers = [(candidate.name, candidate.classifier) for candidate in load_candidates(checkpoints)]
+    out.mkdir(parents=True, exist_ok=True)
+    results.analyses["grad-cam"] = analyse_attention(classifiers, streams, images, show, out)
+    finish(out, results)

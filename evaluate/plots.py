@@ -1,0 +1,114 @@
+"""Figures of the analyses, as matplotlib draws them without a display."""
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ..manifests.errors import UsageError
+from .causal_bound import SweepPoint
+from .correlation import CorrelationReport
+from .nuisances import DependenceReport
+
+WIDTH = 7.0  # inches
+SWEPT = (("truncation", "truncation t"), ("num_directions", "directions k"), ("step_scale", "step scale s"))
+LETTERS = {"truncation": "t", "num_directions": "k", "step_scale": "s"}
+
+
+def plot_correlations(report: CorrelationReport) -> Figure:
+    """Accuracy over chance against the number of classes, a line for each training distribution (Figure 3)."""
+    figure = Figure(figsize=(WIDTH, 4.0), layout="constrained")
+    axes = figure.add_subplot()
+    for name in dict.fromkeys(row.distribution for row in report.correlations):
+        rows = [row for row in report.correlations if row.distribution == name]
+        counts, means = [row.num_classes for row in rows], [row.correlation for row in rows]
+        below = [row.correlation - row.interval[0] for row in rows]
+        above = [row.interval[1] - row.correlation for row in rows]
+        axes.errorbar(counts, means, (below, above), marker="o", capsize=3, label=name)
+    axes.axhline(1.0, color="grey", linestyle=":", label="chance")
+    axes.set_xlabel("classes")
+    axes.set_ylabel("accuracy over chance")
+    axes.legend()
+    return figure
+
+
+def plot_sweep(points: Sequence[SweepPoint]) -> Figure:
+    """log P(x|z) against t, k and s, one at a time (Figure 6)."""
+    if not points:
+        raise UsageError("no point of a sweep to draw")
+    figure = Figure(figsize=(WIDTH, 3.0), layout="constrained")
+    panels = figure.subplots(1, len(SWEPT), sharey=True)
+    for axes, (name, label) in zip(panels, SWEPT, strict=True):
+        for others, group in _lines(points, name).items():
+            group = sorted(group, key=lambda point: _setting(point)[name])
+            values = [_setting(point)[name] for point in group]
+            _draw_bounds(axes, values, group, ", ".join(f"{LETTERS[key]}={value:g}" for key, value in others))
+        axes.set_xlabel(label)
+        if axes.lines:
+            axes.legend(fontsize="x-small")
+    panels[0].set_ylabel("log P(x|z)")
+    return figure
+
+
+def plot_bound_and_accuracy(points: Sequence[SweepPoint]) -> Figure:
+    """Accuracy of classifiers trained on an intervention's images against its log P(x|z) (Figure 5)."""
+    known = [point for point in points if point.accuracy is not None]
+    if not known:
+        raise UsageError("no point of the sweep has an accuracy")
+    figure = Figure(figsize=(WIDTH, 3.5), layout="constrained")
+    axes = figure.add_subplot()
+    for point in known:
+        assert point.accuracy is not None
+        low, high = point.bound.interval
+        bound = point.bound.log_likelihood
+        axes.errorbar([bound], [100.0 * point.accuracy], xerr=([bound - low], [high - bound]), marker="o", color="C0")
+        text = f"t={point.truncation:g} k={point.num_directions} s={point.step_scale:g}"
+        axes.annotate(text, (bound, 100.0 * point.accuracy), (4, 4), textcoords="offset points", fontsize="x-small")
+    axes.set_xlabel("log P(x|z)")
+    axes.set_ylabel("top-1 accuracy, %")
+    return figure
+
+
+def plot_dependences(report: DependenceReport) -> Figure:
+    """Accuracy from nuisance to label, and within-class spread, for each stream and nuisance, as read."""
+    rows = [row for row in report.streams if row.source == "read"]
+    figure = Figure(figsize=(WIDTH, 6.0), layout="constrained")
+    upper, lower = figure.subplots(2, 1)
+    _draw_bars(upper, {row.stream: {k: v / row.chance for k, v in row.accuracy.items()} for row in rows})
+    upper.set_ylabel("label from nuisance,\naccuracy over chance")
+    _draw_bars(lower, {row.stream: row.spread_over_real for row in rows})
+    lower.set_ylabel(f"within-class spread\nover {report.reference_stream}")
+    upper.legend(fontsize="x-small")
+    return figure
+
+
+def _setting(point: SweepPoint) -> dict[str, float]:
+    return {name: float(getattr(point, name)) for name, _ in SWEPT}
+
+
+def _lines(points: Sequence[SweepPoint], name: str) -> dict[tuple[tuple[str, float], ...], list[SweepPoint]]:
+    """Points that differ in `name` alone, by the setting they share; single points are no line."""
+    lines: dict[tuple[tuple[str, float], ...], list[SweepPoint]] = {}
+    for point in points:
+        others = tuple((key, value) for key, value in _setting(point).items() if key != name)
+        lines.setdefault(others, []).append(point)
+    return {others: group for others, group in lines.items() if len(group) > 1}
+
+
+def _draw_bounds(axes: Axes, values: Sequence[float], points: Sequence[SweepPoint], label: str) -> None:
+    bounds = [point.bound for point in points]
+    means = [bound.log_likelihood for bound in bounds]
+    below = [bound.log_likelihood - bound.interval[0] for bound in bounds]
+    above = [bound.interval[1] - bound.log_likelihood for bound in bounds]
+    axes.errorbar(values, means, (below, above), marker="o", capsize=3, label=label)
+
+
+def _draw_bars(axes: Axes, values: dict[str, dict[str, float]]) -> None:
+    """One group of bars for each key, one bar in it for each row, and a line at 1."""
+    width = 0.8 / len(values)
+    for number, (label, row) in enumerate(values.items()):
+        places = [i + (number - (len(values) - 1) / 2) * width for i in range(len(row))]
+        axes.bar(places, list(row.values()), width, label=label)
+    names = [name.replace("_", " ") for name in next(iter(values.values()))]
+    axes.set_xticks(range(len(names)), names, rotation=40, ha="right", fontsize="small")
+    axes.axhline(1.0, color="grey", linestyle=":")

@@ -1,0 +1,274 @@
+"""What a classifier says about every image of a test set, streamed with bounded memory, and kept once known."""
+
+import hashlib
+import io
+import json
+import os
+import uuid
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ..manifests.console import ProgressDisplay
+from ..manifests.errors import FormatError, GenintError, UsageError
+from ..manifests.shard import sync_folder
+from ..train.checkpoint import Classifier, Preprocessing
+from .accuracy import Hits, topk_hits
+from .test_sets.test_set import TestSet
+
+Precision = Literal["fp32", "bf16"]
+Progress = Callable[[int], None]
+
+TOP: Final = 5
+# Of what is kept: entries of another one are made again.
+CACHE_VERSION: Final = 1
+MAX_PIXELS: Final = 178_956_970  # Pillow's own limit, at which it only warns
+# Batches that each worker holds ready.
+PREFETCH: Final = 2
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Of every image of a test set, by position.
+
+    top5: [N, 5] classes of the classifier, likeliest first; -1 where it has fewer.
+    labels: [N, M] classes of the classifier that count as right; -1 fills rows of images that have fewer.
+    """
+
+    top5: NDArray[np.int32]
+    labels: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.top5)
+
+    @cached_property
+    def hit1(self) -> Hits:
+        """[N]: whether the likeliest class is right."""
+        return topk_hits(self.top5[:, :1], self.labels)
+
+    @cached_property
+    def hit5(self) -> Hits:
+        """[N]: whether one of the five likeliest classes is."""
+        return topk_hits(self.top5, self.labels)
+
+
+def predict(
+    classifier: Classifier,
+    test_set: TestSet,
+    batch_size: int = 64,
+    workers: int = 0,
+    device: str | torch.device = "cpu",
+    precision: Precision = "fp32",
+    progress: Progress | None = None,
+) -> Predictions:
+    """Predictions for a whole test set; `progress` is called with the number of images done so far.
+
+    Workers decode; at most PREFETCH batches each are in memory. Raises UsageError where the classifier knows other
+    classes, FormatError that names an image which cannot be read, GenintError where logits are not finite.
+    """
+    classes = match_classes(test_set, classifier)
+    model = classifier.model.to(device).eval()
+    allowed = _allowed(test_set, classes, len(classifier.class_names), device)
+    images = _Batches(test_set, classifier.preprocessing, classes, batch_size)
+    on_gpu = torch.device(device).type == "cuda"
+    loader = DataLoader(
+        images, batch_size=None, num_workers=workers, collate_fn=_as_is, pin_memory=on_gpu,
+        prefetch_factor=PREFETCH if workers else None,
+    )  # fmt: skip
+    top5: list[Tensor] = []
+    labels: list[NDArray[np.int32]] = []
+    finite = torch.ones((), dtype=torch.bool, device=device)
+    done = 0
+    with torch.inference_mode(), torch.autocast(torch.device(device).type, torch.bfloat16, precision == "bf16"):
+        for batch in loader:
+            if isinstance(batch, str):
+                raise FormatError(f"{test_set.name}: {batch}")
+            pictures, own = batch
+            logits = model(classifier.preprocessing.normalize(pictures.to(device, non_blocking=True))).float()
+            finite &= torch.isfinite(logits).all()
+            if allowed is not None:
+                logits = logits.masked_fill(~allowed, -torch.inf)
+            # Left on the device until the end: fetching a result would wait for it.
+            top5.append(_likeliest(logits))
+            labels.append(own)
+            done += len(own)
+            if progress:
+                progress(done)
+    if not finite.item():
+        raise GenintError(f"{test_set.name}: {classifier.name} gives logits that are not finite")
+    width = max(own.shape[1] for own in labels)
+    padded = [np.pad(own, ((0, 0), (0, width - own.shape[1])), constant_values=-1) for own in labels]
+    return Predictions(torch.cat(top5).cpu().numpy(), np.concatenate(padded))
+
+
+def predict_sets(
+    classifier: Classifier,
+    test_sets: Sequence[TestSet],
+    cache: "Cache | None" = None,
+    batch_size: int = 64,
+    workers: int = 0,
+    device: str | torch.device = "cpu",
+    precision: Precision = "fp32",
+) -> Iterator[tuple[TestSet, Predictions]]:
+    """Predictions for set after set with one classifier, showing progress over all; what the cache has is not made
+    again, so an interrupted run goes on where it was."""
+    total, before = sum(len(test_set) for test_set in test_sets), 0
+    with ProgressDisplay(classifier.name, "images") as display:
+        for test_set in test_sets:
+            found = cache.load(classifier, test_set, precision) if cache else None
+            if found is None:
+
+                def show(done: int, before: int = before, name: str = test_set.name) -> None:
+                    display.update(before + done, total, name)
+
+                show(0)
+                found = predict(classifier, test_set, batch_size, workers, device, precision, show)
+                if cache:
+                    cache.save(classifier, test_set, precision, found)
+            before += len(found)
+            yield test_set, found
+
+
+def match_classes(test_set: TestSet, classifier: Classifier) -> NDArray[np.int32]:
+    """Class of the classifier for each class of the test set, by name. Raises UsageError where it knows one not."""
+    places = {name: place for place, name in enumerate(classifier.class_names)}
+    unknown = [name for name in test_set.class_names if name not in places]
+    if unknown:
+        known = ", ".join(classifier.class_names[:3])
+        raise UsageError(
+            f"{test_set.name}: {classifier.name} knows no class {unknown[0]!r}, nor {len(unknown) - 1:,} others of the "
+            f"set's {len(test_set.class_names):,}; it knows {len(places):,}: {known}, ..."
+        )
+    return np.array([places[name] for name in test_set.class_names], np.int32)
+
+
+class Cache:
+    """Predictions in a folder, one file for each classifier (by its file's sha256), test set (by digest and protocol),
+    preprocessing and precision."""
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+
+    def path(self, classifier: Classifier, test_set: TestSet, precision: Precision) -> Path:
+        return self.folder / f"{_digest(self._identity(classifier, test_set, precision))}.npz"
+
+    def load(self, classifier: Classifier, test_set: TestSet, precision: Precision) -> Predictions | None:
+        """What was saved; None where there is nothing, or nothing whole."""
+        path = self.path(classifier, test_set, precision)
+        try:
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+                found = Predictions(arrays["top5"], arrays["labels"])
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return None
+        return found if len(found) == len(test_set) == len(found.labels) else None
+
+    def save(self, classifier: Classifier, test_set: TestSet, precision: Precision, found: Predictions) -> None:
+        """Put predictions in place, whole or not at all."""
+        path = self.path(classifier, test_set, precision)
+        identity = json.dumps(self._identity(classifier, test_set, precision), sort_keys=True)
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, top5=found.top5, labels=found.labels, identity=np.array(identity))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"{path.name}.tmp.{uuid.uuid4().hex}")
+        try:
+            with open(temporary, "wb") as file:
+                file.write(buffer.getvalue())
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            sync_folder(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _identity(self, classifier: Classifier, test_set: TestSet, precision: Precision) -> dict[str, Any]:
+        return {
+            "version": CACHE_VERSION,
+            "checkpoint": classifier.sha256,
+            "arch": classifier.arch,
+            "class_names": _digest(list(classifier.class_names)),
+            "preprocessing": repr(classifier.preprocessing),
+            "name": test_set.name,
+            "test_set": test_set.digest(),
+            "set_class_names": _digest(list(test_set.class_names)),
+            "protocol": test_set.protocol,
+            "precision": precision,
+        }
+
+
+def decode(content: bytes) -> Image.Image:
+    """An RGB picture from the bytes of an image file. Raises OSError or ValueError where it is none or too large."""
+    # What a file's metadata looks like is nothing to tell the user.
+    with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(content)) as opened:
+        if opened.width * opened.height > MAX_PIXELS:
+            raise ValueError(f"{opened.width} x {opened.height} pixels; limit {MAX_PIXELS:,}")
+        return opened.convert("RGB")
+
+
+@dataclass(frozen=True)
+class _Batches(Dataset[tuple[Tensor, NDArray[np.int32]] | str]):
+    """Batches of a test set: uint8 images [B, 3, H, W] and labels [B, M], or what is wrong with one of them."""
+
+    test_set: TestSet
+    preprocessing: Preprocessing
+    classes: NDArray[np.int32]
+    batch_size: int
+
+    def __len__(self) -> int:
+        return -(-len(self.test_set) // self.batch_size)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, NDArray[np.int32]] | str:
+        start = index * self.batch_size
+        positions = range(start, min(start + self.batch_size, len(self.test_set)))
+        transform = self.test_set.transform(self.preprocessing)
+        pictures, labels = [], []
+        for position in positions:
+            # As text: an exception would arrive from a worker with its traceback in the message.
+            try:
+                pictures.append(transform(decode(self.test_set.read(position))))
+                labels.append(self.test_set.labels(position))
+            except GenintError as error:
+                return str(error)
+            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+                return f"{self.test_set.key(position)}: unreadable image: {error}"
+        return torch.stack(pictures), self._pad(labels)
+
+    def _pad(self, labels: list[tuple[int, ...]]) -> NDArray[np.int32]:
+        width = max(map(len, labels))
+        padded = np.full((len(labels), width), -1, np.int32)
+        for row, own in zip(padded, labels, strict=True):
+            row[: len(own)] = self.classes[list(own)]
+        return padded
+
+
+def _likeliest(logits: Tensor) -> Tensor:
+    """The TOP likeliest classes [N, TOP], filled with -1 where there are fewer."""
+    values, indices = logits.topk(min(TOP, logits.shape[1]), dim=1)
+    found = indices.int().masked_fill(values == -torch.inf, -1)
+    return torch.nn.functional.pad(found, (0, TOP - found.shape[1]), value=-1)
+
+
+def _allowed(test_set: TestSet, classes: NDArray[np.int32], count: int, device: str | torch.device) -> Tensor | None:
+    if test_set.allowed is None:
+        return None
+    allowed = torch.zeros(count, dtype=torch.bool)
+    allowed[torch.from_numpy(classes[list(test_set.allowed)]).long()] = True
+    return allowed.to(device)
+
+
+def _as_is(batch: Any) -> Any:
+    return batch
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,279 @@
+"""The report: results.json as one HTML page, and its first table for the terminal."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from matplotlib.figure import Figure
+from scipy import stats
+
+from ..manifests.storage import Storage
+from .page import Cell, Section, Table, draw_figure, embed_file, render_page
+from .paper import paper_accuracy, paper_corruption
+from .results import Accuracy, Analysis, CorruptionErrors, Results
+
+PAGE = "index.html"
+# Bars of more test sets than this are no picture any more.
+MAX_PLOTTED = 12
+
+Named = TypeVar("Named")
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean with its 95 % interval: Student's t over seeds, or of the images where there is one seed alone."""
+
+    value: float
+    low: float
+    high: float
+    seeds: int
+
+
+def mean_over_seeds(values: Sequence[float], interval: tuple[float, float]) -> Mean:
+    """Mean of a group's values; `interval` is used where the group has one member alone."""
+    if len(values) == 1:
+        return Mean(values[0], *interval, seeds=1)
+    mean, error = float(np.mean(values)), float(stats.sem(values))
+    half = float(stats.t.ppf(0.975, len(values) - 1)) * error
+    return Mean(mean, mean - half, mean + half, len(values))
+
+
+def group_accuracies(results: Results) -> dict[tuple[str, str], Mean]:
+    """Top-1 by (group, test set), in [0, 1]."""
+    group_of = {entry.name: entry.group for entry in results.checkpoints}
+    members: dict[tuple[str, str], list[Accuracy]] = {}
+    for entry in results.accuracy:
+        members.setdefault((group_of[entry.checkpoint], entry.test_set), []).append(entry)
+    return {
+        place: mean_over_seeds([entry.top1 for entry in entries], entries[0].top1_interval)
+        for place, entries in members.items()
+    }
+
+
+def accuracy_lines(results: Results) -> list[str]:
+    """The first table of a report as plain text: a row a group, top-1 in percent with its interval."""
+    means = group_accuracies(results)
+    names = [name for name in _test_sets(results) if not _is_corruption(results, name)]
+    rows = [["top-1, %", *names]]
+    for group in _groups(results):
+        found = [means.get((group, name)) for name in names]
+        rows.append([group, *(f"{_percent(mean)} ({_interval(mean)})" if mean else "-" for mean in found)])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def write_report(folder: Path, results: Results) -> Path:
+    """Write the page beside results.json and return its path."""
+    names = [entry.name for entry in results.checkpoints]
+    subtitle = f"{', '.join(names[:4])}{' and others' if len(names) > 4 else ''}. {results.finished}"
+    page = render_page("genint-evaluate", subtitle, list(_sections(results, folder)))
+    Storage(folder).write(PAGE, page.encode())
+    return folder / PAGE
+
+
+def _sections(results: Results, folder: Path) -> Iterator[Section]:
+    if results.accuracy:
+        yield _accuracy_section(results)
+    if results.differences:
+        yield _difference_section(results)
+    if results.corruption:
+        yield _corruption_section(results)
+    for analysis in results.analyses.values():
+        yield _analysis_section(analysis, folder)
+    yield _condition_section(results)
+
+
+def _accuracy_section(results: Results) -> Section:
+    means, groups = group_accuracies(results), _groups(results)
+    names = [name for name in _test_sets(results) if not _is_corruption(results, name)]
+    top5 = {(entry.checkpoint, entry.test_set): entry for entry in results.accuracy}
+    first = {entry.group: entry for entry in reversed(results.checkpoints)}
+    marks = {entry.test_set: entry.marked for entry in results.accuracy}
+    rows = []
+    for group in groups:
+        row = [Cell(group, _members(results, group))]
+        for name in names:
+            mean = means.get((group, name))
+            if mean is None:
+                row.append(Cell("–"))
+                continue
+            others = [means[other, name].value for other in groups if (other, name) in means]
+            best = len(others) > 1 and mean.value == max(others)
+            own = top5[first[group].name, name]
+            # The paper's number stands beside a published set's alone.
+            paper = paper_accuracy(first[group].preset or group, name) if own.marked == "official" else None
+            note = f"{_interval(mean)}" + (f", top-5 {100 * own.top5:.1f}" if mean.seeds == 1 else "")
+            row.append(Cell(_percent(mean), note + (f"; paper {paper}" if paper else ""), _bold(best)))
+        rows.append(row)
+    columns = [f"{name} (generated)" if marks[name] == "generated" else name for name in names]
+    texts = [
+        "Top-1 accuracy in percent; below it the 95 % interval: over the seeds of a row (Student's t), or over the "
+        "images where a row is one checkpoint (Wilson). The best of each column is bold."
+    ]
+    plotted = names[:MAX_PLOTTED]
+    figure = draw_figure(_plot_accuracies(means, groups, plotted), "Top-1 accuracy with 95 % intervals.")
+    return Section("Test sets", texts, [Table(["", *columns], rows)], [figure])
+
+
+def _plot_accuracies(means: dict[tuple[str, str], Mean], groups: Sequence[str], names: Sequence[str]) -> Figure:
+    figure = Figure(figsize=(2.2 + 1.9 * len(names), 0.9 + 0.34 * len(groups)))
+    for i, axes in enumerate(np.atleast_1d(figure.subplots(1, len(names), sharey=True, squeeze=True))):
+        found = [(y, means[group, names[i]]) for y, group in enumerate(groups) if (group, names[i]) in means]
+        values = np.array([[100 * mean.value, 100 * mean.low, 100 * mean.high] for _, mean in found])
+        axes.errorbar(
+            values[:, 0], [y for y, _ in found], xerr=np.abs(values[:, 1:] - values[:, :1]).T, fmt="o", capsize=3
+        )
+        axes.set_title(names[i], fontsize=9)
+        axes.set_yticks(range(len(groups)), groups)
+        axes.set_ylim(len(groups) - 0.5, -0.5)
+        axes.grid(axis="x", alpha=0.3)
+        axes.tick_params(labelsize=8)
+    return figure
+
+
+def _difference_section(results: Results) -> Section:
+    names = _unique(entry.test_set for entry in results.differences)
+    found = {(entry.checkpoint, entry.test_set): entry for entry in results.differences}
+    rows = []
+    for checkpoint in _unique(entry.checkpoint for entry in results.differences):
+        row = [Cell(checkpoint)]
+        for name in names:
+            entry = found.get((checkpoint, name))
+            row.append(
+                Cell(
+                    f"{100 * entry.difference:+.2f}",
+                    f"{100 * entry.interval[0]:+.2f} to {100 * entry.interval[1]:+.2f}",
+                )
+                if entry
+                else Cell("–")
+            )
+        rows.append(row)
+    baseline = results.differences[0].baseline
+    text = (
+        f"Top-1 of each checkpoint less that of {baseline}, in points, on the same images; paired bootstrap over "
+        "images, 95 %. It says nothing of other training seeds."
+    )
+    return Section("Differences", [text], [Table(["", *names], rows)])
+
+
+def _corruption_section(results: Results) -> Section:
+    group_of = {entry.name: entry.group for entry in results.checkpoints}
+    presets = {entry.group: entry.preset for entry in reversed(results.checkpoints)}
+    tables, texts = [], []
+    for test_set in _unique(entry.test_set for entry in results.corruption):
+        entries = [entry for entry in results.corruption if entry.test_set == test_set]
+        official = entries[0].marked == "official"
+        groups = _unique(group_of[entry.checkpoint] for entry in entries)
+        members = {group: [e for e in entries if group_of[e.checkpoint] == group] for group in groups}
+        heads = {group: _mean([_head(entry) for entry in own]) for group, own in members.items()}
+        rows = []
+        for group, own in members.items():
+            paper = paper_corruption(presets[group] or group) if official else {}
+            best = len(groups) > 1 and heads[group] == min(heads.values())
+            row = [
+                Cell(group, _members(results, group)),
+                Cell(f"{heads[group]:.2f}", _paper(paper, "mce"), _bold(best)),
+            ]
+            if official:
+                relative = [entry.relative_mce for entry in own if entry.relative_mce is not None]
+                row.append(Cell(f"{_mean(relative):.2f}" if relative else "–"))
+            for name in entries[0].error:
+                value = _mean([(entry.ce or entry.error)[name] for entry in own])
+                row.append(Cell(f"{value:.1f}", _paper(paper, name)))
+            rows.append(row)
+        if official:
+            texts.append(f"{test_set}: CE in percent of AlexNet's errors, and their mean (mCE).")
+            columns = ["", "mCE", "relative mCE", *entries[0].error]
+        else:
+            texts.append(
+                f"{test_set}: a copy that genint-evaluate corrupted itself. Top-1 errors in percent, as they are: "
+                "AlexNet's constants, and the paper's numbers, do not apply."
+            )
+            columns = ["", "mean error", *entries[0].error]
+        tables.append(Table(columns, rows))
+    return Section("Corruptions", texts, tables)
+
+
+def _analysis_section(analysis: Analysis, folder: Path) -> Section:
+    table = Table(analysis.columns, [[Cell(text) for text in row] for row in analysis.rows])
+    figures = [embed_file(folder / name, caption) for name, caption in analysis.figures.items()]
+    return Section(analysis.title, analysis.texts, [table] if analysis.rows else [], figures)
+
+
+def _condition_section(results: Results) -> Section:
+    checkpoints = Table(
+        ["checkpoint", "row", "arch", "step", "seed", "sha256", "location"],
+        [
+            [Cell(e.name), Cell(e.group), Cell(e.arch), Cell(_known(e.step)), Cell(_known(e.seed)), Cell(e.sha256[:12]),
+             Cell(e.location)]
+            for e in results.checkpoints
+        ],
+    )  # fmt: skip
+    sets = {entry.test_set: entry for entry in reversed(results.accuracy)}
+    test_sets = Table(
+        ["test set", "images", "digest", "protocol"],
+        [
+            [Cell(n), Cell(f"{sets[n].images:,}"), Cell(sets[n].digest[:12]), Cell(sets[n].protocol, kind="words")]
+            for n in _test_sets(results)
+            if not _is_corruption(results, n)
+        ],
+    )
+    names = _unique(name for environment in results.environments.values() for name in environment)
+    environments = Table(
+        ["environment", *names],
+        [[Cell(key), *(Cell(e.get(name, "–")) for name in names)] for key, e in results.environments.items()],
+    )
+    tables = [table for table in (checkpoints, test_sets, environments) if table.rows]
+    return Section("Conditions", ["What was measured, on what, and with which versions."], tables)
+
+
+def _head(entry: CorruptionErrors) -> float:
+    return entry.mean_error if entry.mce is None else entry.mce
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values))
+
+
+def _bold(best: bool) -> str:
+    return "best" if best else ""
+
+
+def _paper(values: dict[str, float], name: str) -> str:
+    return f"paper {values[name]:g}" if name in values else ""
+
+
+def _percent(mean: Mean) -> str:
+    return f"{100 * mean.value:.2f}"
+
+
+def _interval(mean: Mean) -> str:
+    return f"{100 * mean.low:.1f} to {100 * mean.high:.1f}"
+
+
+def _known(value: int | None) -> str:
+    return "–" if value is None else f"{value:,}"
+
+
+def _members(results: Results, group: str) -> str:
+    count = sum(entry.group == group for entry in results.checkpoints)
+    return f"{count} seeds" if count > 1 else ""
+
+
+def _is_corruption(results: Results, test_set: str) -> bool:
+    """One of the many sets that are told as corruption errors instead."""
+    return any(test_set.startswith(f"{entry.test_set}/") for entry in results.corruption)
+
+
+def _groups(results: Results) -> list[str]:
+    return _unique(entry.group for entry in results.checkpoints)
+
+
+def _test_sets(results: Results) -> list[str]:
+    return _unique(entry.test_set for entry in results.accuracy)
+
+
+def _unique(values: Iterable[Named]) -> list[Named]:
+    return list(dict.fromkeys(values))

@@ -1,0 +1,176 @@
+"""Measure checkpoints on test sets, into one folder of results."""
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..manifests.console import ProgressDisplay
+from ..manifests.errors import UsageError
+from ..train.checkpoint import Classifier, known_archs, load_classifier
+from .accuracy import accuracy, paired_bootstrap
+from .corrupt import corrupt
+from .corruption_error import ALEXNET_ERRORS, TEST_CORRUPTIONS, ce, mce, mean_error, relative_mce
+from .prediction import Cache, Precision, Predictions, match_classes, predict_sets
+from .results import Accuracy, CheckpointEntry, CorruptionErrors, Difference, Results, describe_environment
+from .test_sets import CorruptionSet, TestSet, open_test_set
+from .test_sets.streams import StreamSet
+from .test_sets.subset import first_of_each_class
+
+CACHE = "cache"
+CORRUPTED = "corrupted"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A classifier to be measured, under the name that the report gives it."""
+
+    name: str
+    group: str
+    location: str
+    classifier: Classifier
+
+    def entry(self) -> CheckpointEntry:
+        found = self.classifier
+        return CheckpointEntry(
+            self.name, self.group, found.preset, found.arch, found.sha256, found.step, found.seed, self.location
+        )
+
+
+def load_candidates(texts: Sequence[str]) -> list[Candidate]:
+    """Classifiers given as `LOCATION` or `LABEL=LOCATION`; those of one label form a row of the report.
+
+    Raises UsageError where two of one label are the same file.
+    """
+    candidates: list[Candidate] = []
+    for text in texts:
+        label, separator, rest = text.partition("=")
+        # ARCH=FILE says what a bare state dict is of.
+        labelled = bool(separator) and label not in known_archs()
+        location = rest if labelled else text
+        classifier = load_classifier(location)
+        group = label if labelled else classifier.name
+        same = [candidate for candidate in candidates if candidate.group == group]
+        if any(candidate.classifier.sha256 == classifier.sha256 for candidate in same):
+            raise UsageError(f"--checkpoint {text}: the same checkpoint is given twice as {group!r}")
+        if same and not labelled:
+            raise UsageError(f"--checkpoint {text}: another one is called {group!r}; tell them apart as LABEL={text}")
+        if labelled and sum(other.partition("=")[0] == label for other in texts) > 1:
+            name = f"{group}/{classifier.name}"
+            name = name if all(name != c.name for c in same) else f"{group}/{classifier.sha256[:8]}"
+        else:
+            name = group
+        candidates.append(Candidate(name, group, location, classifier))
+    return candidates
+
+
+def open_test_sets(texts: Sequence[str]) -> list[TestSet]:
+    """All sets asked for. Raises UsageError where two have one name."""
+    found = [test_set for text in texts for test_set in open_test_set(text)]
+    names = [test_set.name for test_set in found]
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"two test sets are called {name!r}: {', '.join(texts)}")
+    return found
+
+
+def make_corrupted(source: StreamSet, folder: Path, images_per_class: int, workers: int) -> list[CorruptionSet]:
+    """A corrupted copy of the first images of each class, made once: the 15 corruptions at 5 severities."""
+    subset = first_of_each_class(source, images_per_class)
+    with ProgressDisplay(f"corrupting {source.name}", "images") as display:
+        return corrupt(subset, folder / CORRUPTED, workers=workers, progress=display.update)
+
+
+def measure(
+    candidates: Sequence[Candidate],
+    test_sets: Sequence[TestSet],
+    folder: Path,
+    results: Results,
+    device: str = "cpu",
+    precision: Precision = "fp32",
+    batch_size: int = 64,
+    workers: int = 0,
+) -> Results:
+    """Add the accuracy of every candidate on every set to `results`, and what follows: corruption errors and paired
+    differences from the first candidate.
+
+    Predictions are kept in `folder`: an interrupted measurement goes on where it was. Raises UsageError before any
+    work where a classifier does not know a set's classes.
+    """
+    for candidate in candidates:
+        for test_set in test_sets:
+            match_classes(test_set, candidate.classifier)
+    for test_set in test_sets:
+        test_set.labels(0)  # lists ImageNet-C's folders, and finds what lacks in them
+    environment = {**describe_environment(device), "precision": precision}
+    key = hashlib.sha256(json.dumps(environment, sort_keys=True).encode()).hexdigest()[:12]
+    results.environments[key] = environment
+    names = {candidate.name for candidate in candidates}
+    sets = {test_set.name for test_set in test_sets}
+    corrupted = [test_set for test_set in test_sets if isinstance(test_set, CorruptionSet)]
+    copies = {copy_name(test_set) for test_set in corrupted}
+    results.checkpoints = [e for e in results.checkpoints if e.name not in names] + [c.entry() for c in candidates]
+    results.accuracy = [e for e in results.accuracy if not (e.checkpoint in names and e.test_set in sets)]
+    results.corruption = [e for e in results.corruption if not (e.checkpoint in names and e.test_set in copies)]
+    results.differences = [e for e in results.differences if e.test_set not in sets]
+    baseline: dict[str, Predictions] = {}
+    cache = Cache(folder / CACHE)
+    for candidate in candidates:
+        found = predict_sets(candidate.classifier, test_sets, cache, batch_size, workers, device, precision)
+        errors: dict[str, dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
+        for test_set, predictions in found:
+            top1, top5 = accuracy(predictions.hit1), accuracy(predictions.hit5)
+            results.accuracy.append(
+                Accuracy(
+                    candidate.name, test_set.name, test_set.protocol, test_set.marked, test_set.digest(), top1.count,
+                    top1.value, (top1.low, top1.high), top5.value, (top5.low, top5.high), key,
+                )
+            )  # fmt: skip
+            if isinstance(test_set, CorruptionSet):
+                errors[copy_name(test_set)][test_set.corruption][test_set.severity] = 1.0 - top1.value
+            elif candidate is candidates[0]:
+                baseline[test_set.name] = predictions
+            else:
+                value, low, high = paired_bootstrap(predictions.hit1, baseline[test_set.name].hit1)
+                results.differences.append(
+                    Difference(candidates[0].name, candidate.name, test_set.name, len(predictions), value, (low, high))
+                )
+        for name, by_corruption in errors.items():
+            marked = next(test_set.marked for test_set in corrupted if copy_name(test_set) == name)
+            clean = next(
+                (e.top1 for e in results.accuracy if e.checkpoint == candidate.name and e.test_set == "imagenet"), None
+            )
+            results.corruption.append(corruption_errors(candidate.name, name, marked, by_corruption, clean))
+    return results
+
+
+def corruption_errors(
+    checkpoint: str, name: str, marked: str, errors: dict[str, dict[int, float]], clean_top1: float | None
+) -> CorruptionErrors:
+    """Errors by corruption; for the official set CE and mCE as well, and relative mCE where the clean accuracy on
+    ImageNet's validation images was measured too."""
+    listed = {corruption: [by[severity] for severity in sorted(by)] for corruption, by in errors.items()}
+    means = {corruption: 100 * mean_error(values) for corruption, values in listed.items()}
+    tested = [means[corruption] for corruption in means if corruption in TEST_CORRUPTIONS] or list(means.values())
+    mean = sum(tested) / len(tested)
+    if marked != "official":
+        return CorruptionErrors(checkpoint, name, marked, means, mean)
+    return CorruptionErrors(
+        checkpoint,
+        name,
+        marked,
+        means,
+        mean,
+        ce={
+            corruption: ce(corruption, values) for corruption, values in listed.items() if corruption in ALEXNET_ERRORS
+        },
+        mce=mce(listed),
+        relative_mce=None if clean_top1 is None else relative_mce(listed, 1.0 - clean_top1),
+    )
+
+
+def copy_name(test_set: CorruptionSet) -> str:
+    """Name of the whole of which a set is one corruption and severity."""
+    return test_set.name.removesuffix(f"/{test_set.corruption}/{test_set.severity}")

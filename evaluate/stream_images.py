@@ -1,0 +1,144 @@
+"""The samples of a finished stream as arrays: pictures, labels, parameters, object masks and true nuisances."""
+
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from ..manifests.dataset import Dataset
+from ..manifests.errors import FormatError, UsageError
+from ..manifests.manifest import load_manifest
+from ..manifests.samples import StreamSamples
+from ..manifests.world import NUISANCES
+from ..train.checkpoint import Preprocessing
+
+MASK = "mask.png"
+
+
+@dataclass(frozen=True)
+class StreamSample:
+    """One sample as it stands in its shard. `mask` is True on the object; None where the stream has no masks."""
+
+    class_label: int
+    picture: Image.Image  # RGB
+    parameters: dict[str, Any]  # of the sample's json
+    mask: Image.Image | None  # mode L, 255 on the object
+
+
+@dataclass(frozen=True, eq=False)
+class StreamImages:
+    """Samples of one stream, prepared for a classifier and held in memory."""
+
+    stream: str
+    class_names: tuple[str, ...]
+    images: Tensor  # [N, 3, crop, crop] uint8
+    class_labels: NDArray[np.int64]  # [N]
+    parameters: tuple[dict[str, Any], ...]
+    masks: NDArray[np.bool_] | None  # [N, crop, crop], prepared as the images; None where the stream has none
+
+    def __len__(self) -> int:
+        return len(self.class_labels)
+
+    @property
+    def sample_indices(self) -> NDArray[np.int64]:
+        """Position [N] of each sample in its stream's own numbering."""
+        return np.array([parameters["sample_index"] for parameters in self.parameters], np.int64)
+
+    def take(self, rows: NDArray[np.int64]) -> "StreamImages":
+        """The samples `rows`, in that order."""
+        return replace(
+            self,
+            images=self.images[torch.from_numpy(rows)],
+            class_labels=self.class_labels[rows],
+            parameters=tuple(self.parameters[i] for i in rows),
+            masks=None if self.masks is None else self.masks[rows],
+        )
+
+
+def open_stream(dataset: Dataset, stream: str) -> StreamSamples:
+    """Access to a stream of a finished dataset. Raises FormatError with the known names."""
+    return StreamSamples(dataset.storage, load_manifest(dataset.storage).stream(stream))
+
+
+def read_stream(samples: StreamSamples, positions: Sequence[int] | None = None) -> Iterator[StreamSample]:
+    """Samples at `positions`, all by default, in that order."""
+    extension = samples.entry.image_extension
+    for position in range(len(samples)) if positions is None else positions:
+        members = samples.read(position, [extension, "cls", "json", MASK])
+        try:
+            yield StreamSample(
+                int(members["cls"]),
+                _decode(members[extension], "RGB"),
+                json.loads(members["json"]),
+                _decode(members[MASK], "L") if MASK in members else None,
+            )
+        except (KeyError, ValueError, OSError) as error:
+            reason = f"no member {error}" if isinstance(error, KeyError) else error
+            raise FormatError(f"{samples.storage}: sample {samples.key(position)}: {reason}") from error
+
+
+def load_stream(
+    samples: StreamSamples, preprocessing: Preprocessing, positions: Sequence[int] | None = None
+) -> StreamImages:
+    """Samples at `positions`, all by default, prepared and held in memory: 3 bytes a pixel."""
+    read = [
+        (sample.class_label, preprocessing.prepare(sample.picture), sample.parameters, sample.mask)
+        for sample in read_stream(samples, positions)
+    ]
+    if not read:
+        raise UsageError(f"{samples.storage}: stream {samples.entry.name!r}: no samples")
+    labels, images, parameters, masks = zip(*read, strict=True)
+    return StreamImages(
+        samples.entry.name,
+        tuple(samples.entry.class_names),
+        torch.stack(images),
+        np.array(labels, np.int64),
+        parameters,
+        None if None in masks else np.stack([prepare_mask(mask, preprocessing) for mask in masks]),
+    )
+
+
+def prepare_mask(mask: Image.Image, preprocessing: Preprocessing) -> NDArray[np.bool_]:
+    """A mask through the geometry of its picture, [crop, crop]: True where at least half a pixel is object."""
+    prepared: NDArray[np.bool_] = preprocessing.prepare(mask.convert("RGB"))[0].numpy() >= 128
+    return prepared
+
+
+def read_labels(samples: StreamSamples) -> NDArray[np.int64]:
+    """Class label of every sample [N], without decoding any picture."""
+    return np.array([int(samples.read(position, ["cls"])["cls"]) for position in range(len(samples))], np.int64)
+
+
+def true_nuisances(images: StreamImages) -> NDArray[np.float64]:
+    """True nuisances [N, nuisances] of the mini world's real pictures, in the units and order of `NUISANCES`.
+
+    Raises UsageError for other streams: what they show was never written down.
+    """
+    try:
+        rows = [[parameters["nuisances"][n.name] for n in NUISANCES] for parameters in images.parameters]
+    except KeyError as error:
+        raise UsageError(f"stream {images.stream!r}: samples have no true nuisances ({error})") from error
+    return np.array(rows, np.float64)
+
+
+def check_same_classes(*streams: StreamImages) -> None:
+    """Raise UsageError that names two streams whose class labels mean different classes."""
+    first, *others = streams
+    for other in others:
+        if other.class_names != first.class_names:
+            raise UsageError(f"streams {first.stream!r} and {other.stream!r} are not of the same classes")
+
+
+def _decode(content: bytes, mode: str) -> Image.Image:
+    try:
+        with Image.open(io.BytesIO(content), formats=["jpeg", "png", "webp"]) as image:
+            return image.convert(mode)
+    except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError) as error:
+        raise ValueError(f"not a readable picture: {error}") from error

@@ -1,0 +1,191 @@
+"""ImageNet-C (Hendrycks & Dietterich 2019) and corrupted copies of other sets: one set a corruption and severity."""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+from PIL import Image
+from torch import Tensor
+
+from ...manifests.errors import FormatError, UsageError
+from ...manifests.inputs import imagenet_wnids
+from ...train.checkpoint import Preprocessing
+from ..corruption_error import CORRUPTIONS, EXTRA_CORRUPTIONS, SEVERITIES, TEST_CORRUPTIONS
+from .test_set import (
+    FileSet,
+    Marked,
+    check_counts,
+    existing_folder,
+    folder_labels,
+    list_class_folders,
+)
+
+# In a corrupted copy that we made, next to the corruptions' folders.
+MARKER: Final = "corrupted.json"
+OFFICIAL_CROP: Final = 224
+IMAGES_PER_CLASS: Final = 50
+
+
+@dataclass(frozen=True)
+class CorruptionSet:
+    """Images of one corruption and severity (1 to 5). Its folder is listed at the first look into it.
+
+    crop: side of the centre crop that is all that is done to an image, which was resized before it was corrupted;
+    None: the classifier's own resize and crop. `images` is how many there must be, `per_class` in each class.
+    """
+
+    name: str
+    corruption: str
+    severity: int
+    root: str
+    class_names: tuple[str, ...]
+    images: int
+    per_class: int | None
+    crop: int | None
+    marked: Marked
+    where: str
+    notes: tuple[str, ...] = ()
+    allowed: tuple[int, ...] | None = None
+
+    @property
+    def protocol(self) -> str:
+        done = f"CenterCrop({self.crop}) only, no resize" if self.crop else "the classifier's own resize and crop"
+        whose = "official images" if self.marked == "official" else "generated corruptions, not comparable with CE"
+        return f"{done}; one label; {whose}"
+
+    def __len__(self) -> int:
+        return self.images
+
+    def labels(self, position: int) -> tuple[int, ...]:
+        return self._files.labels(position)
+
+    def read(self, position: int) -> bytes:
+        return self._files.read(position)
+
+    def key(self, position: int) -> str:
+        return self._files.key(position)
+
+    def digest(self) -> str:
+        return self._files.digest()
+
+    def transform(self, preprocessing: Preprocessing) -> Callable[[Image.Image], Tensor]:
+        if self.crop is None:
+            return preprocessing.prepare
+        # Resized once, before the corruption: to resize again changes results.
+        return replace(preprocessing, resize=None, crop=self.crop).prepare
+
+    def frame(self, picture: Image.Image) -> Image.Image:
+        return picture
+
+    @cached_property
+    def _files(self) -> FileSet:
+        where = f"{self.where}: {self.corruption}/{self.severity}"
+        listing = list_class_folders(self.root, where)
+        if self.per_class:
+            check_counts(listing, self.class_names, self.per_class, where)
+        labels = {name: label for label, name in enumerate(self.class_names)}
+        unknown = [folder for folder in listing.folders if folder not in labels]
+        if unknown or len(listing.paths) != self.images:
+            found = f"class folder {unknown[0]!r}" if unknown else f"{len(listing.paths):,} images"
+            raise UsageError(f"{where}: {found}; expected {self.images:,} images of {len(labels):,} classes")
+        return FileSet(
+            self.name, self.protocol, self.class_names, listing.root, listing.paths, listing.sizes,
+            folder_labels(listing, labels), self.marked,
+        )  # fmt: skip
+
+
+def open_imagenet_c(location: str, where: str) -> list[CorruptionSet]:
+    """ImageNet-C's 75 sets, or 95 with the four extra corruptions; or those of a corrupted copy that we made.
+
+    Raises UsageError that names what lacks.
+    """
+    root = existing_folder(location, where)
+    if is_corrupted_copy(root):
+        return open_corrupted(location, where)
+    present = [corruption for corruption in EXTRA_CORRUPTIONS if (root / corruption).is_dir()]
+    if present and len(present) < len(EXTRA_CORRUPTIONS):
+        lacking = [corruption for corruption in EXTRA_CORRUPTIONS if corruption not in present]
+        raise UsageError(f"{where}: has the extra corruption {present[0]} but lacks {', '.join(lacking)}")
+    wnids = imagenet_wnids()
+    return [
+        CorruptionSet(
+            name=f"imagenet-c/{corruption}/{severity}",
+            corruption=corruption,
+            severity=severity,
+            root=str(folder),
+            class_names=wnids,
+            images=len(wnids) * IMAGES_PER_CLASS,
+            per_class=IMAGES_PER_CLASS,
+            crop=OFFICIAL_CROP,
+            marked="official",
+            where=where,
+        )
+        for corruption, severity, folder in _folders(root, (*TEST_CORRUPTIONS, *present), SEVERITIES, where)
+    ]
+
+
+def open_corrupted(location: str, where: str) -> list[CorruptionSet]:
+    """The sets of a finished corrupted copy, marked generated. Raises UsageError where it is none or not whole."""
+    root = existing_folder(location, where)
+    marker = read_marker(root, where)
+    if not marker["finished"]:
+        raise UsageError(f"{where}: this corrupted copy is not finished; run the command that makes it again")
+    source = marker["source"]
+    return [
+        CorruptionSet(
+            name=f"{source['name']} (generated)/{corruption}/{severity}",
+            corruption=corruption,
+            severity=severity,
+            root=str(folder),
+            class_names=tuple(source["class_names"]),
+            images=source["images"],
+            per_class=None,
+            crop=marker["crop"],
+            marked="generated",
+            where=where,
+        )
+        for corruption, severity, folder in _folders(root, marker["corruptions"], marker["severities"], where)
+    ]
+
+
+def is_corrupted_copy(folder: str | Path) -> bool:
+    """Whether a folder is a corrupted copy that we made, finished or not."""
+    return (Path(folder) / MARKER).is_file()
+
+
+def read_marker(root: Path, where: str) -> dict[str, Any]:
+    """What a corrupted copy says of itself. Raises UsageError where it says nothing, FormatError if damaged."""
+    path = root / MARKER
+    if not path.is_file():
+        raise UsageError(f"{where}: no {MARKER}: not a corrupted copy that genint-evaluate corrupt made")
+    try:
+        marker = json.loads(path.read_text())
+        if marker["generated"] is not True:
+            raise ValueError("generated is not true")
+        source, known = marker["source"], set(CORRUPTIONS)
+        if not set(marker["corruptions"]) <= known or not set(marker["severities"]) <= set(SEVERITIES):
+            raise ValueError("unknown corruptions or severities")
+        for entry, key in ((source, "name"), (source, "class_names"), (source, "images"), (marker, "finished")):
+            entry[key]
+        marker["crop"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise FormatError(f"{path}: damaged: {type(error).__name__}: {error}") from error
+    return dict(marker)
+
+
+def _folders(
+    root: Path, corruptions: Iterable[str], severities: Sequence[int], where: str
+) -> list[tuple[str, int, Path]]:
+    folders = [
+        (corruption, severity, root / corruption / str(severity))
+        for corruption in corruptions
+        for severity in severities
+    ]
+    missing = [f"{corruption}/{severity}" for corruption, severity, folder in folders if not folder.is_dir()]
+    if missing:
+        more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
+        raise UsageError(f"{where}: lacks {', '.join(missing[:8])}{more}")
+    return folders

@@ -1,0 +1,173 @@
+"""What a test set is to those who evaluate on it, and the sets whose images are files below a folder."""
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Final, Literal, Protocol
+
+from PIL import Image
+from torch import Tensor
+
+from ...manifests.errors import FormatError, UsageError
+from ...manifests.inputs import Listing, list_images
+from ...train.checkpoint import Preprocessing
+
+# official: a published benchmark as published. own: the user's. generated: a corrupted copy that we made, whose
+# errors are never compared with published ones.
+Marked = Literal["official", "own", "generated"]
+
+# Images whose bytes enter a set's digest.
+SAMPLED: Final = 32
+
+
+class TestSet(Protocol):
+    """Labelled images in a fixed order, read one by one, with the rules of their benchmark."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def protocol(self) -> str:
+        """Transform and label rule, in words: printed next to every number, and part of what identifies it."""
+        ...
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """What labels count through; wnids for ImageNet's."""
+        ...
+
+    @property
+    def marked(self) -> Marked: ...
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of its numbers should be told; empty where all is as expected."""
+        ...
+
+    @property
+    def allowed(self) -> tuple[int, ...] | None:
+        """Classes among which predictions are made; None for all of them."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def labels(self, position: int) -> tuple[int, ...]:
+        """Labels of an image: a prediction of any of them is right."""
+        ...
+
+    def read(self, position: int) -> bytes:
+        """The encoded image as published, borders included."""
+        ...
+
+    def key(self, position: int) -> str: ...
+
+    def digest(self) -> str:
+        """sha256 of what is in the set: its file names, sizes and labels, or its shards' digests."""
+        ...
+
+    def transform(self, preprocessing: Preprocessing) -> Callable[[Image.Image], Tensor]:
+        """From an RGB picture to the uint8 [3, crop, crop] that a classifier of that preprocessing is given."""
+        ...
+
+    def frame(self, picture: Image.Image) -> Image.Image:
+        """A picture made from an image of the set, as it may be written to a file: with the border it needs."""
+        ...
+
+
+@dataclass(frozen=True)
+class FileSet:
+    """Images in files: `paths` below `root` with their sizes in bytes and labels, and the classifier's transform."""
+
+    name: str
+    protocol: str
+    class_names: tuple[str, ...]
+    root: str
+    paths: tuple[str, ...]
+    sizes: tuple[int, ...]
+    path_labels: tuple[tuple[int, ...], ...]
+    marked: Marked
+    notes: tuple[str, ...] = ()
+    allowed: tuple[int, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def labels(self, position: int) -> tuple[int, ...]:
+        return self.path_labels[position]
+
+    def read(self, position: int) -> bytes:
+        return read_file(os.path.join(self.root, self.paths[position]))
+
+    def key(self, position: int) -> str:
+        return self.paths[position]
+
+    def digest(self) -> str:
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
+        """sha256 of names, sizes and labels, and of the bytes of SAMPLED images: cheap for a million files, and changed
+        by any that comes, goes or grows, and by another making of all of them."""
+        digest = hashlib.sha256()
+        for path, size, labels in zip(self.paths, self.sizes, self.path_labels, strict=True):
+            digest.update(f"{path}\t{size}\t{','.join(map(str, labels))}\n".encode())
+        for position in range(0, len(self), max(1, len(self) // SAMPLED)):
+            digest.update(hashlib.sha256(self.read(position)).digest())
+        return digest.hexdigest()
+
+    def transform(self, preprocessing: Preprocessing) -> Callable[[Image.Image], Tensor]:
+        return preprocessing.prepare
+
+    def frame(self, picture: Image.Image) -> Image.Image:
+        return picture
+
+
+def read_file(path: str) -> bytes:
+    """The bytes of an image file. Raises FormatError that names it where it is gone."""
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except FileNotFoundError as error:
+        raise FormatError(f"{path}: missing") from error
+
+
+def list_class_folders(root: str | os.PathLike[str], where: str) -> Listing:
+    """Images of a folder of class folders. Raises UsageError that begins with `where`, as the user gave it."""
+    try:
+        return list_images(root, "")
+    except UsageError as error:
+        # The list is made for recipes' inputs, and its messages name their flag.
+        raise UsageError(f"{where}: {str(error).removeprefix(f'--input ={root}: ')}") from error
+
+
+def check_counts(listing: Listing, expected: Sequence[str], images: int, where: str) -> None:
+    """Raise UsageError unless the folders are those `expected`, `images` in each; it names the first that differs."""
+    missing = sorted(set(expected) - set(listing.folders))
+    unknown = sorted(set(listing.folders) - set(expected))
+    if missing or unknown:
+        found = [f"lacks class folders {_some(missing)}"] if missing else []
+        found += [f"has {_some(unknown)}, which are none of its classes"] if unknown else []
+        raise UsageError(f"{where}: {' and '.join(found)}; expected {len(expected):,} class folders of {images} images")
+    for folder, positions in zip(listing.folders, listing.class_ranges(), strict=True):
+        if len(positions) != images:
+            raise UsageError(f"{where}: {len(positions)} images in class folder {folder}; expected {images}")
+
+
+def folder_labels(listing: Listing, labels: dict[str, int]) -> tuple[tuple[int, ...], ...]:
+    """Labels of a listing's images by the folder they are in."""
+    return tuple((labels[path.partition("/")[0]],) for path in listing.paths)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
+
+
+def existing_folder(text: str, where: str) -> Path:
+    """The folder of that name. Raises UsageError."""
+    path = Path(text)
+    if not path.is_dir():
+        raise UsageError(f"{where}: no such folder")
+    return path

@@ -1,0 +1,134 @@
+"""The true dependence of nuisances and labels, against distributions whose answer is known."""
+
+import numpy as np
+import pytest
+import torch
+from genint.evaluate.nuisances import (
+    DependenceReport,
+    NuisanceReader,
+    fit_nuisance_reader,
+    label_accuracy,
+    measure_dependence,
+    measure_dependences,
+    measure_reader,
+    nuisance_sets,
+    rank_agreement,
+    within_class_sd,
+)
+from genint.evaluate.plots import plot_dependences
+from genint.evaluate.stream_images import StreamImages
+from genint.manifests.errors import UsageError
+from genint.manifests.world import CLASSES, NUISANCES, draw_nuisances
+from genint.pipeline.world import compose_pictures
+from scipy import stats
+
+
+def pictures(name: str, indices: np.ndarray, confounding: float) -> StreamImages:
+    """Composed pictures as their stream would hold them."""
+    made = compose_pictures(name, indices, confounding, confounding)
+    parameters = tuple(
+        {"nuisances": {n.name: float(v) for n, v in zip(NUISANCES, row, strict=True)}} for row in made.nuisances
+    )
+    pixels = torch.from_numpy(made.images).permute(0, 3, 1, 2).contiguous()
+    return StreamImages(f"{name}-{confounding}", CLASSES, pixels, made.class_labels, parameters, made.masks)
+
+
+@pytest.fixture(scope="module")
+def reader() -> NuisanceReader:
+    return fit_nuisance_reader(pictures("train", np.arange(700), 0.0), epochs=5)
+
+
+def test_two_normal_classes_are_told_apart_as_often_as_theory_says() -> None:
+    labels = np.arange(4_000) % 2
+    n = np.random.default_rng(0).standard_normal((4_000, 1)) + np.where(labels, 0.7, -0.7)[:, None]
+    best, linear = label_accuracy(n, labels)
+    assert linear == pytest.approx(stats.norm.cdf(0.7), abs=0.02)
+    assert best == pytest.approx(stats.norm.cdf(0.7), abs=0.02)
+
+
+def test_a_class_that_differs_in_spread_alone_is_found_by_the_curved_ones_only() -> None:
+    labels = np.arange(2_000) % 2
+    n = np.random.default_rng(0).standard_normal((2_000, 1)) * np.where(labels, 5.0, 0.5)[:, None]
+    best, linear = label_accuracy(n, labels)
+    assert best > 0.85 > 0.6 > linear
+
+
+def test_nuisances_that_do_not_depend_on_the_label_say_nothing() -> None:
+    labels = np.arange(800) % 4
+    nuisances = np.random.default_rng(0).standard_normal((800, len(NUISANCES)))
+    result = measure_dependence("free", "true", nuisances, labels, np.ones(len(NUISANCES)))
+    # Fourteen accuracies of 800 images, each the best of three: chance, and little more.
+    assert result.chance == 0.25 and max(result.accuracy.values()) < 0.25 + 4 * np.sqrt(0.25 * 0.75 / 800)
+    assert list(result.accuracy) == [*(n.name for n in NUISANCES), "background", "pose", "all"]
+    assert np.mean(list(result.spread_over_real.values())) == pytest.approx(1.0, abs=0.05)
+
+
+def test_groups_hold_every_nuisance_once() -> None:
+    sets = nuisance_sets()
+    assert sorted(sets["background"] + sets["pose"]) == sets["all"] == list(range(len(NUISANCES)))
+
+
+def test_spread_is_around_each_class_own_mean() -> None:
+    values = np.array([[0.0], [2.0], [10.0], [14.0]])
+    # Deviations 1, 1, 2, 2: their mean square is 2.5.
+    assert within_class_sd(values, np.array([0, 0, 1, 1])) == pytest.approx([np.sqrt(2.5)])
+
+
+def test_the_spread_of_the_confounded_world_is_the_one_it_was_composed_with() -> None:
+    labels = np.arange(3_000) % 10
+    nuisances = draw_nuisances(labels, np.arange(3_000), "train", 0.8, 0.8)
+    expected = 0.6 * np.array([n.sd for n in NUISANCES])
+    assert within_class_sd(nuisances, labels) == pytest.approx(expected, rel=0.06)
+
+
+def test_a_reader_reads_backgrounds_and_its_error_is_measured_where_classes_say_nothing(
+    reader: NuisanceReader,
+) -> None:
+    error = measure_reader(reader, pictures("test", np.arange(400), 0.0))
+    assert min(error.r2[n.name] for n in NUISANCES if n.name.startswith("background")) > 0.6
+    assert max(error.class_share.values()) < 0.25
+    # R2 and error say the same, in other units.
+    sd = {n.name: n.sd for n in NUISANCES}
+    assert all(error.rmse[name] == pytest.approx(sd[name] * np.sqrt(1 - r2), rel=0.15) for name, r2 in error.r2.items())
+
+
+def test_streams_of_real_pictures_get_a_row_as_read_and_one_as_composed(reader: NuisanceReader) -> None:
+    confounded, free = (pictures("validation", np.arange(300), a) for a in (0.8, 0.0))
+    report = measure_dependences(reader, "free", confounded, [free], [confounded])
+    read, true = report.streams
+    assert (read.source, true.source) == ("read", "true")
+    assert true.accuracy["all"] > 0.8 > 0.5 > true.accuracy["light"] > true.chance
+    assert read.accuracy["background"] == pytest.approx(true.accuracy["background"], abs=0.15)
+    assert set(true.spread_over_real.values()) == {1.0}
+    assert [error.stream for error in report.reader] == [free.stream]
+    figure = plot_dependences(DependenceReport("free", "natural", (), (read,)))
+    assert len(figure.axes) == 2 and len(figure.axes[0].patches) == len(nuisance_sets())
+
+
+def test_pictures_of_another_size_are_refused() -> None:
+    images = pictures("validation", np.arange(10), 0.0)
+    cut = StreamImages("cut", CLASSES, images.images[..., :16, :16], images.class_labels, images.parameters, None)
+    with pytest.raises(UsageError, match="images of 16 px"):
+        fit_nuisance_reader(cut)
+
+
+def test_orders_of_streams_are_compared() -> None:
+    indirect = {"natural": 5.2, "observational": 4.5, "interventional": 4.3, "free": 1.6}
+    same = rank_agreement(indirect, {"natural": 0.96, "observational": 0.95, "interventional": 0.9, "free": 0.1})
+    assert (same.spearman, same.kendall) == (1.0, 1.0)
+    swapped = rank_agreement(indirect, {"natural": 0.96, "observational": 0.98, "interventional": 0.9, "free": 0.1})
+    # One of six pairs disagrees: (5 - 1) / 6; squared rank differences sum to 2: 1 - 6 * 2 / 60.
+    assert swapped.kendall == pytest.approx(4 / 6) and swapped.spearman == pytest.approx(0.8)
+    assert rank_agreement(indirect, {name: -value for name, value in indirect.items()}).kendall == -1.0
+
+
+@pytest.mark.parametrize(
+    ("true", "message"),
+    [
+        ({"a": 1.0, "b": 2.0, "d": 3.0}, "truly: a, b, d"),
+        ({"a": 1.0, "b": 1.0, "c": 1.0}, "it orders nothing"),
+    ],
+)
+def test_measures_that_cannot_be_compared_are_refused(true: dict[str, float], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        rank_agreement({"a": 1.0, "b": 2.0, "c": 3.0}, true)
