@@ -268,7 +268,8 @@ def analyse_attention(
     texts = [
         "Grad-CAM for each classifier's own top-1 class. A classifier's maps are coloured on one scale, up to what one "
         "in a hundred of their pixels exceeds (the paper's sheets: 0.5, for the last layer at full size). Where object "
-        "masks are known: share of the map's positive mass that lies on the object, beside the object's share of the area."
+        "masks are known: share of the map's positive mass that lies on the object, beside the object's share of the "
+        "area."
     ]
     columns = ["checkpoint", "stream", "layer", "images", "mass on the object, %", "area of the object, %"]
     return Analysis("Where classifiers look", texts, columns, rows, found, figures)

@@ -42,9 +42,10 @@ class ProgressDisplay:
         self._bar = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"), TimeRemainingColumn(elapsed_when_finished=True),
+            TextColumn("{task.fields[note]}"),
             console=self._console, transient=True,
         )  # fmt: skip
-        self._task = self._bar.add_task(label, total=None, rate="")
+        self._task = self._bar.add_task(label, total=None, rate="", note="")
         self._start = self._last = time.monotonic()
         self._first: int | None = None
 
@@ -60,14 +61,14 @@ class ProgressDisplay:
             self._bar.stop()
 
     def update(self, done: int, total: int, note: str = "") -> None:
-        """Show a new state; `note` is appended to plain lines."""
+        """Show a new state; `note` says more about it in a few words."""
         now = time.monotonic()
         if self._first is None:
             self._first = done
         rate = (done - self._first) / max(now - self._start, 1e-9)
         speed = f"{rate:,.1f} {self._unit}/s" if rate else ""
         if self._console.is_terminal:
-            self._bar.update(self._task, completed=done, total=total, rate=speed)
+            self._bar.update(self._task, completed=done, total=total, rate=speed, note=note)
         elif done == total or now - self._last >= PLAIN_EVERY or done == self._first:
             self._last = now
             left = f", {format_seconds((total - done) / rate)} left" if rate and done < total else ""

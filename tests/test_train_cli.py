@@ -1,0 +1,200 @@
+import json
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from genint.train.checkpoint import load_classifier
+from genint.train.cli import main
+from genint.train.configuration import load_configuration
+from genint.train.distributed import Ranks
+from genint.train.inputs import open_inputs
+from genint.train.trainer import train
+from PIL import Image
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command left: its exit code and what it printed."""
+
+    exit_code: int
+    out: str
+    err: str
+
+
+Train = Callable[..., Result]
+SMALL = [
+    "--arch",
+    "shufflenet_v2_x0_5",
+    "--set",
+    "size=32",
+    "--set",
+    "batch_sizes.natural=8",
+    "--set",
+    "batch_sizes.int=4",
+]
+
+
+@pytest.fixture
+def genint_train(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Train:
+    """Run `genint-train` with arguments, in this process."""
+
+    def run(*arguments: object) -> Result:
+        monkeypatch.setattr(sys, "argv", ["genint-train", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as ending:
+            code = int(ending.code or 0)
+        captured = capfd.readouterr()
+        return Result(code, captured.out, captured.err)
+
+    return run
+
+
+def test_a_run_trains_validates_and_is_finished(genint_train: Train, reference: Path, tmp_path: Path):
+    out = tmp_path / "run"
+    command = [
+        "--shards",
+        reference,
+        "--out",
+        out,
+        "--preset",
+        "mini-genint",
+        "--steps",
+        2,
+        "--validation",
+        0.1,
+        *SMALL,
+    ]
+    result = genint_train(*command)
+    assert (result.exit_code, result.out) == (0, f"checkpoint: {out / 'last.pt'}\n"), result.err
+    assert "validation top-1" in result.err and "loss natural" in result.err
+    assert load_classifier(str(out)).arch == "shufflenet_v2_x0_5"
+    assert genint_train(*command).out == f"{out}: finished already, at step 2\n"
+
+
+def test_natural_images_may_come_from_elsewhere_than_the_shards(genint_train: Train, reference: Path, tmp_path: Path):
+    arguments = ["--imagenet", f"{reference}:natural", "--streams", "imagenet,interventional", "--lambda-int", 0.5]
+    result = genint_train("--shards", reference, *arguments, "--dry-run", *SMALL)
+    assert result.exit_code == 0, result.err
+    assert "a step takes 8 imagenet, 4 interventional" in result.out
+
+
+def test_a_dry_run_prints_the_configuration_and_the_steps(genint_train: Train, reference: Path, tmp_path: Path):
+    result = genint_train(
+        "--shards", reference, "--preset", "mini-genint", "--lambda-int", 0.3, "--dry-run",
+        "--set", "batch_sizes.natural=8", "--out", tmp_path / "run",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.err
+    for text in (
+        'preset = "mini-genint"',
+        "lambda_int = 0.3",
+        "60 images  natural",
+        "a step takes 8 natural, 32 interv",
+    ):
+        assert text in result.out
+    assert "# 32 steps in all" in result.out  # 4 epochs of 60 images in 8 steps
+    assert not (tmp_path / "run").exists()
+
+
+def test_presets_are_listed_with_what_they_are(genint_train: Train):
+    listed = genint_train("--list-presets").out.splitlines()
+    assert any(line.startswith("resnet18-genint ") and "ResNet18, GenInt" in line for line in listed)
+    assert len(listed) > 35
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "nothing to train on: give --shards DIR, --imagenet DIR or both"),
+        (["--shards", "missing"], "missing: no such folder"),
+        (["--shards", "empty"], "empty: not a genint dataset"),
+        (["--shards", "building"], "building: still building"),
+        (["--shards", "dataset", "--preset", "mini-genit"], "did you mean 'mini-genint'"),
+        (["--shards", "dataset", "--streams", "natura"], "did you mean 'natural'"),
+        (
+            ["--shards", "dataset", "--lambda-transfer", "1"],
+            "lambda_transfer = 1.0, but there is no transfer or stylized",
+        ),
+        (["--shards", "dataset", "--preset", "mini-genint-transfer"], "no stream 'transfer'"),
+        (["--shards", "dataset"], "'natural' has 60 images, and a step takes 256"),
+        (["--shards", "dataset", "--arch", "resnet-18"], "did you mean resnet18"),
+        (["--shards", "dataset", *SMALL, "--init", "other.pt"], "no such checkpoint"),
+        (["--shards", "dataset", *SMALL, "--init", "run"], "a checkpoint of mobilenet_v3_small, and arch = shufflenet"),
+        (
+            ["--shards", "dataset", "--preset", "resnet152-genint", *SMALL],
+            "give the classifier to start from with --init",
+        ),
+        (["--shards", "dataset", *SMALL, "--out", "dataset"], "holds something else than a run"),
+        (["--shards", "dataset", *SMALL, "--imagenet", "folder"], "stream natural: 10 classes, stream imagenet has 2"),
+        (["--shards", "dataset", *SMALL, "--set", "size=40", "--set", "augmentation=pad-crop"], "expected 40 x 40"),
+        (["--shards", "dataset", *SMALL, "--device", "tpu"], "--device tpu"),
+        (["--shards", "dataset", *SMALL, "--steps", "1", "--epochs", "1"], "give one of them"),
+        (["--shards", "dataset", *SMALL, "--validation", "1.5"], "validation_share = 1.5"),
+        (["--shards", "dataset", *SMALL, "--validation", "nowhere"], "nowhere: no such folder"),
+        (["--shards", "dataset", *SMALL, "--accumulate", "9"], "too few for 9 parts"),
+        (["--shards", "dataset", *SMALL, "--out"], "requires an argument"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(
+    arguments: list[str], message: str, genint_train: Train, mistakes: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(mistakes)
+    out = [] if "--out" in arguments else ["--out", "new"]
+    result = genint_train(*arguments, *out)
+    assert result.exit_code == 2, result.err
+    assert message in result.err
+    assert result.err.count("\n") == 1 or "Usage:" in result.err
+    assert not Path("new").exists()
+
+
+@pytest.fixture(scope="module")
+def mistakes(reference: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of what users point at by mistake."""
+    folder = tmp_path_factory.mktemp("mistakes")
+    (folder / "dataset").symlink_to(reference)
+    (folder / "empty").mkdir()
+    shutil.copytree(reference / "records", folder / "building" / "records")
+    for name in ("cats", "dogs"):
+        (folder / "folder" / name).mkdir(parents=True)
+        Image.new("RGB", (40, 40)).save(folder / "folder" / name / "a.png")
+    overrides = ["arch=mobilenet_v3_small", "batch_sizes.natural=8", "steps=1"]
+    configuration = load_configuration("mini-erm", overrides)
+    ranks = Ranks(0, 1, torch.device("cpu"))
+    for _ in train(configuration, open_inputs(configuration, [str(reference)]), folder / "run", ranks):
+        pass
+    return folder
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_and_the_same_command_goes_on(
+    number: int, code: int, genint_train: Train, reference: Path, tmp_path: Path
+):
+    out = tmp_path / "run"
+    metrics = out / "metrics.jsonl"
+    options = [*SMALL, "--preset", "mini-erm", "--steps", "5000", "--log-every", "1", "--save-every", "5000"]
+
+    def interrupt() -> None:
+        while not (metrics.exists() and metrics.read_text().count("\n") > 2):
+            time.sleep(0.05)
+        os.kill(os.getpid(), number)
+
+    thread = threading.Thread(target=interrupt, daemon=True)
+    thread.start()
+    result = genint_train("--shards", reference, "--out", out, *options, "--workers", 1)
+    thread.join()
+    assert result.exit_code == code, result.err
+    step = load_classifier(str(out)).step
+    assert step is not None and step > 2
+    assert (
+        f"stopped by {signal.Signals(number).name} at step {step}, saved; to go on: genint-train --shards" in result.err
+    )
+    assert [json.loads(line)["step"] for line in metrics.read_text().splitlines()] == list(range(1, step + 1))

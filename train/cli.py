@@ -1,0 +1,205 @@
+"""`genint-train`: shards and natural images in, a checkpoint out. Heavy imports wait inside the command."""
+
+import json
+import shlex
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ..manifests.console import exit_codes
+from ..manifests.errors import UsageError
+
+if TYPE_CHECKING:
+    from .configuration import Configuration
+    from .inputs import Inputs
+    from .trainer import Settings
+
+EPILOG = """Exit codes: 0 ok, 1 failed work, 2 bad usage, 130 interrupted (SIGINT), 143 terminated (SIGTERM); after the
+last two everything is saved, and the same command goes on. Several processes: torchrun --nproc-per-node N --no-python
+genint-train ..."""
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line and an exit code, never a traceback."""
+    with exit_codes():
+        try:
+            code = train(standalone_mode=False)
+        except click.ClickException as error:
+            error.show()
+            sys.exit(error.exit_code)
+        except click.Abort as error:
+            raise KeyboardInterrupt from error
+        if code:
+            sys.exit(code)
+
+
+@click.command(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.option("--shards", multiple=True, metavar="DIR", help="A dataset of genint-pipeline; repeatable.")
+@click.option(
+    "--imagenet",
+    metavar="DIR",
+    help="Natural images: class folders, WebDataset tars of anybody, or DATASET:STREAM of a genint dataset.",
+)
+@click.option("--out", type=click.Path(path_type=Path), metavar="RUN", help="Folder of the run; it continues there.")
+@click.option("--preset", default="resnet18-imagenet-only", show_default=True, metavar="NAME|PATH")
+@click.option("--list-presets", is_flag=True, help="List the shipped presets and stop.")
+@click.option("--steps", type=click.IntRange(min=1), help="Steps of each stage.")
+@click.option("--epochs", type=click.IntRange(min=1), help="Epochs of each stage.")
+@click.option("--streams", metavar="A,B", help="Train on these streams; by default on all of split train that fit.")
+@click.option("--lambda-int", type=click.FloatRange(min=0), help="Weight of generated images in equation 1.")
+@click.option("--lambda-transfer", type=click.FloatRange(min=0), help="Weight of transferred images in equation 1.")
+@click.option("--as-released", is_flag=True, help="The released code's loss, which adds lambda_int; for ablation.")
+@click.option(
+    "--bn-statistics", type=click.Choice(["mixed", "natural"]), help="What batch norm's running statistics see."
+)
+@click.option("--arch", help="Any torchvision classifier, such as resnet50.")
+@click.option("--init", metavar="CHECKPOINT", help="Fine-tune a run, a checkpoint file, or torchvision:ARCH[:WEIGHTS].")
+@click.option("--seed", type=click.IntRange(min=0), help="Of weights, order and augmentation.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any key of the preset; repeatable.")
+@click.option(
+    "--validation",
+    metavar="LOCATION|SHARE",
+    help="Natural images to validate on (as --imagenet), a share of the training images such as 0.05, or none. "
+    "[default: the dataset's natural stream of split validation]",
+)
+@click.option("--dry-run", is_flag=True, help="Print the configuration, streams and steps, and stop.")
+@click.option("--workers", type=click.IntRange(min=0), default=0, show_default=True, help="Processes that read images.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option(
+    "--accumulate", type=click.IntRange(min=1), default=1, show_default=True, help="Parts that a step is computed in."
+)
+@click.option("--keep", type=click.IntRange(min=1), default=3, show_default=True, help="Numbered checkpoints to keep.")
+@click.option("--log-every", type=click.IntRange(min=1), default=20, show_default=True, metavar="STEPS")
+@click.option("--save-every", type=click.IntRange(min=1), metavar="STEPS", help="[default: an epoch]")
+@click.option("--validate-every", type=click.IntRange(min=1), metavar="STEPS", help="[default: an epoch]")
+@click.option(
+    "--verify/--no-verify", default=True, show_default=True, help="Check each shard's sha256 when it is first read."
+)
+@click.version_option(package_name="genint")
+def train(
+    shards: tuple[str, ...],
+    imagenet: str | None,
+    out: Path | None,
+    preset: str,
+    list_presets: bool,
+    steps: int | None,
+    epochs: int | None,
+    streams: str | None,
+    lambda_int: float | None,
+    lambda_transfer: float | None,
+    as_released: bool,
+    bn_statistics: str | None,
+    arch: str | None,
+    init: str | None,
+    seed: int | None,
+    overrides: tuple[str, ...],
+    validation: str | None,
+    dry_run: bool,
+    workers: int,
+    device: str,
+    accumulate: int,
+    keep: int,
+    log_every: int,
+    save_every: int | None,
+    validate_every: int | None,
+    verify: bool,
+) -> int:
+    """Train a classifier on natural, generated and transferred images with equation 1 of the paper.
+
+    The same command continues what was interrupted.
+    """
+    from .configuration import describe_preset, load_configuration, shipped_presets
+
+    if list_presets:
+        for name, text in shipped_presets().items():
+            click.echo(f"{name:40} {describe_preset(text)}")
+        return 0
+    if steps and epochs:
+        raise UsageError("--steps and --epochs: give one of them")
+    share = _share(validation)
+    flags = {
+        "steps": steps,
+        "epochs": epochs,
+        "streams": streams.split(",") if streams else None,
+        "lambda_int": lambda_int,
+        "lambda_transfer": lambda_transfer,
+        "as_released": as_released or None,
+        "bn_statistics": bn_statistics,
+        "arch": arch,
+        "init": init,
+        "seed": seed,
+        "validation_share": share,
+    }
+    given = [f"{key}={json.dumps(value)}" for key, value in flags.items() if value is not None]
+    configuration = load_configuration(preset, [*overrides, *given])
+
+    from .checkpoint import check_arch
+    from .inputs import open_inputs
+    from .trainer import Settings
+
+    check_arch(configuration.arch)
+    inputs = open_inputs(configuration, shards, imagenet, None if share else validation)
+    settings = Settings(workers, accumulate, keep, log_every, save_every, validate_every, verify)
+    if dry_run:
+        _describe(configuration, inputs)
+        return 0
+    if out is None:
+        raise UsageError("--out RUN is missing: the folder of the run")
+    return _train(configuration, inputs, out, device, settings)
+
+
+def _train(configuration: "Configuration", inputs: "Inputs", out: Path, device: str, settings: "Settings") -> int:
+    from ..manifests.console import ProgressDisplay
+    from .distributed import join
+    from .trainer import describe_line
+    from .trainer import train as train_steps
+
+    with join(device) as ranks:
+        stopped, note = 0, ""
+        reports = train_steps(configuration, inputs, out, ranks, settings)
+        if not ranks.is_main:
+            for report in reports:
+                stopped = report.signal or stopped
+            return 128 + stopped if stopped else 0
+        first = next(reports)
+        if first.step == first.steps:
+            click.echo(f"{out}: finished already, at step {first.step:,}")
+            return 0
+        with ProgressDisplay("train", "steps") as display:
+            if first.step:
+                display.print(f"{out}: goes on at step {first.step:,} of {first.steps:,}")
+            display.update(first.step, first.steps)
+            for report in reports:
+                stopped = report.signal or 0
+                if report.metrics:
+                    note = describe_line(report.metrics)
+                    if "validation_top1" in report.metrics:
+                        display.print(f"step {report.step:,}: {note}")
+                display.update(report.step, report.steps, note)
+        if stopped:
+            command = shlex.join(["genint-train", *sys.argv[1:]])
+            name = signal.Signals(stopped).name
+            click.echo(f"stopped by {name} at step {report.step:,}, saved; to go on: {command}", err=True)
+            return 128 + stopped
+        click.echo(f"checkpoint: {out / 'last.pt'}")
+        return 0
+
+
+def _describe(configuration: "Configuration", inputs: "Inputs") -> None:
+    from .plan import describe_plan, plan_stages
+
+    plans = plan_stages(configuration, inputs)
+    click.echo(configuration.to_toml())
+    for line in describe_plan(plans, inputs):
+        click.echo(line)
+
+
+def _share(validation: str | None) -> float | None:
+    """The held-out share that --validation gives, if it is a number."""
+    try:
+        return None if validation is None else float(validation)
+    except ValueError:
+        return None

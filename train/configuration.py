@@ -1,0 +1,290 @@
+"""The configuration of a run: a preset (a TOML file that may extend another) with overrides. It holds all that changes
+what is learned; what changes only speed or place is a flag of the command line."""
+
+import tomllib
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self
+
+import tomli_w
+from pydantic import Field, ValidationError, model_validator
+
+from ..manifests.errors import UsageError
+from ..manifests.recipe import suggest
+from ..manifests.sources.stream import Name, Table
+from .streams import Term
+
+# The terms of equation 1, in the order of its images in the batch.
+TERMS: Final[tuple[Term, ...]] = ("natural", "int", "transfer")
+AugmentationName = Literal["standard", "additional", "autoaugment", "pad-crop", "none"]
+Count = Annotated[int, Field(gt=0)]
+
+DEFAULT_PRESET = "resnet18-imagenet-only"
+# The sub-batches of the released code for its GenInt and transfer rows.
+BATCH_SIZES: Final[dict[Term, int]] = {"natural": 256, "int": 64, "transfer": 256}
+
+
+class Stage(Table):
+    """One stretch of training with its own optimizer and its own weights of equation 1."""
+
+    name: Name = "train"
+    epochs: int | None = Field(None, gt=0, description="Length; an epoch is `images_per_epoch` of the leading term.")
+    steps: int | None = Field(None, gt=0, description="Length in steps, instead of epochs.")
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    lr: float = Field(0.1, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1, description="Of sgd; adam has its default betas.")
+    weight_decay: float = Field(1e-4, ge=0, description="On all parameters, batch norm and biases included.")
+    warmup_steps: int = Field(0, ge=0, description="Steps over which lr rises linearly to its value.")
+    decay_epochs: list[Count] = Field([30, 60], description="lr is divided by 10 at the start of these; [] = constant.")
+    natural: bool = Field(True, description="Whether the natural images, the X term, take part.")
+    lambda_int: float | None = Field(
+        None, ge=0, description="Weight of generated images, lambda_1 of equation 1; none: they take no part."
+    )
+    lambda_transfer: float | None = Field(
+        None, ge=0, description="Weight of transferred images, lambda_2 of equation 1; none: they take no part."
+    )
+    mixup: float | None = Field(None, gt=0, description="alpha of mixup on the natural images; none: no mixup.")
+    batch_sizes: dict[Term, Count] = Field(
+        {}, description="Images a step by term; a term's streams share them equally, the first ones taking the rest."
+    )
+    stream_batch_sizes: dict[str, Count] = Field({}, description="Images a step of streams that do not share equally.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, value: Any) -> Any:
+        if isinstance(value, dict) and isinstance(value.get("batch_sizes", {}), dict):
+            value = {**value, "batch_sizes": {**BATCH_SIZES, **value.get("batch_sizes", {})}}
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("give its length as epochs or as steps")
+        if not self.terms:
+            raise ValueError("natural = false and no lambda_int or lambda_transfer: nothing to train on")
+        if self.mixup and not self.natural:
+            raise ValueError("mixup mixes natural images, and natural = false")
+        return self
+
+    @property
+    def terms(self) -> list[Term]:
+        """Terms of equation 1 that take part."""
+        return [term for term in TERMS if self.weight(term) is not None]
+
+    def weight(self, term: Term) -> float | None:
+        """Weight of a term in equation 1; None where it takes no part."""
+        return {"natural": 1.0 if self.natural else None, "int": self.lambda_int, "transfer": self.lambda_transfer}[
+            term
+        ]
+
+
+class Configuration(Table):
+    """All that decides what a run learns, given its streams."""
+
+    preset: str = Field(description="The preset it comes from.")
+    arch: str = Field("resnet18", description="Any torchvision classifier.")
+    init: str = Field(
+        "random",
+        description='Weights to start from: "random", "required" (by --init), a checkpoint, or torchvision:ARCH.',
+    )
+    size: int = Field(224, gt=0, description="Side of the images that the classifier sees.")
+    resize: int | None = Field(
+        None, gt=0, description="Shorter side before the centre crop in validation; none: 8/7 of size, as 256 for 224."
+    )
+    mean: list[float] = Field([0.485, 0.456, 0.406], min_length=3, max_length=3)
+    std: list[Annotated[float, Field(gt=0)]] = Field([0.229, 0.224, 0.225], min_length=3, max_length=3)
+    augmentation: AugmentationName = "standard"
+    term_augmentations: dict[Term, AugmentationName] = Field({}, description="Where a term's differs.")
+    crop_scale: list[Annotated[float, Field(gt=0, le=1)]] = Field(
+        [0.08, 1.0], min_length=2, max_length=2, description="Range of a random crop's share of the image's area."
+    )
+    streams: list[str] | None = Field(None, description="Names of the streams to train on; none: all that fit.")
+    validation_share: float | None = Field(
+        None, gt=0, lt=1, description="Share of the natural images that is held out for validation."
+    )
+    images_per_epoch: int | None = Field(
+        None,
+        gt=0,
+        description="Cap on an epoch's images of the leading term (natural, or else int); none: all of them.",
+    )
+    bn_statistics: Literal["mixed", "natural"] = Field(
+        "mixed", description="What batch norm's running statistics see. Training normalises by the whole batch."
+    )
+    as_released: bool = Field(False, description="The released code's loss: lambda_int is added, not multiplied.")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast; weights and optimizer stay fp32.")
+    channels_last: bool = False
+    compile: bool = False
+    seed: int = Field(0, ge=0, lt=2**63)
+    shuffle_window: int | None = Field(None, gt=0, description="Shards shuffled together; none: all, a full shuffle.")
+    stages: list[Stage] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) < len(names):
+            raise ValueError(f"two stages have one name: {', '.join(names)}")
+        for stage in self.stages:
+            if self.bn_statistics == "natural" and not stage.natural:
+                raise ValueError(f'bn_statistics = "natural": stage {stage.name!r} has no natural images')
+        if self.as_released and not any(len(stage.terms) == 3 for stage in self.stages):
+            raise ValueError("as_released changes the loss of all three terms, and no stage has them")
+        if self.crop_scale[0] > self.crop_scale[1]:
+            raise ValueError("crop_scale: expected [smallest, largest]")
+        return self
+
+    def flatten(self) -> dict[str, Any]:
+        """Every key with its value, stages by name: `stages.train.lr`. Absent ones are left out."""
+        tree = self.model_dump(mode="json", exclude_none=True)
+        stages = {stage["name"]: stage for stage in tree.pop("stages")}
+        return _flatten({**tree, "stages": stages})
+
+    def to_toml(self) -> str:
+        """As TOML with every default spelled out: a preset in its own right."""
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+
+def shipped_presets() -> dict[str, str]:
+    """Names and TOML texts of the presets in the package."""
+    folder = files(__package__) / "presets"
+    texts = {entry.name.removesuffix(".toml"): entry for entry in folder.iterdir() if entry.name.endswith(".toml")}
+    return {name: texts[name].read_text("utf-8") for name in sorted(texts)}
+
+
+def describe_preset(text: str) -> str:
+    """What a preset is, from the comment that opens its file."""
+    return text.splitlines()[0].removeprefix("# ")
+
+
+def load_configuration(name_or_path: str = DEFAULT_PRESET, overrides: Sequence[str] = ()) -> Configuration:
+    """Load a shipped preset or a file, with `KEY=VALUE` overrides, values in TOML.
+
+    A stage's key without its stage (`lr=0.01`) goes to all stages, and a lambda to those that have it already, if any
+    has; `stages.NAME.lr=0.01` goes to one. Raises UsageError that names the offending key and what was expected.
+    """
+    tree = _expand(_read_tree(name_or_path, seen=[]))
+    tree.setdefault("preset", Path(name_or_path).name.removesuffix(".toml"))
+    for override in overrides:
+        _override(tree, override)
+    try:
+        return Configuration.model_validate(tree)
+    except ValidationError as error:
+        raise UsageError(f"preset {name_or_path}: {_explain(error, tree)}") from error
+
+
+def _read_tree(name_or_path: str, seen: list[str]) -> dict[str, Any]:
+    """A preset's tables, merged over those of the preset that it extends."""
+    if name_or_path in seen:
+        raise UsageError(f"preset {name_or_path}: extends itself, by way of {' -> '.join(seen)}")
+    shipped, path = shipped_presets(), Path(name_or_path)
+    if name_or_path in shipped:
+        text = shipped[name_or_path]
+    elif path.is_file():
+        try:
+            text = path.read_text("utf-8")
+        except UnicodeDecodeError as error:
+            raise UsageError(f"{name_or_path}: not UTF-8: {error}") from error
+    elif path.suffix == ".toml" or "/" in name_or_path:
+        raise UsageError(f"{name_or_path}: no such preset file")
+    else:
+        raise UsageError(f"no preset {name_or_path!r}{suggest(name_or_path, list(shipped))}")
+    try:
+        tree = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{name_or_path}: not TOML: {error}") from error
+    extended = tree.pop("extends", None)
+    if extended is None:
+        return tree
+    if not isinstance(extended, str):
+        raise UsageError(f"{name_or_path}: extends = {extended!r}: expected the name of a preset")
+    beside = path.parent / extended
+    return _merge(_read_tree(str(beside) if beside.is_file() else extended, [*seen, name_or_path]), tree)
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Tables merge key by key; anything else, lists of stages included, is replaced."""
+    both = {
+        key: _merge(base[key], value) if isinstance(value, dict) and isinstance(base.get(key), dict) else value
+        for key, value in over.items()
+    }
+    return {**base, **both}
+
+
+def _expand(tree: dict[str, Any]) -> dict[str, Any]:
+    """Stages with the stage keys that stand at the top, which are the defaults of all of them."""
+    shared = {key: tree.pop(key) for key in list(tree) if key in Stage.model_fields}
+    stages = tree.get("stages", [{}])
+    if not isinstance(stages, list) or not all(isinstance(stage, dict) for stage in stages):
+        raise UsageError("stages: expected tables, each under [[stages]]")
+    lengths = ("epochs", "steps")
+    tree["stages"] = [
+        _merge({k: v for k, v in shared.items() if k not in lengths or not any(n in stage for n in lengths)}, stage)
+        for stage in stages
+    ]
+    return tree
+
+
+def _override(tree: dict[str, Any], override: str) -> None:
+    dotted, separator, text = override.partition("=")
+    if not separator:
+        raise UsageError(f"--set {override}: expected KEY=VALUE, such as lr=0.01 or stages.NAME.lr=0.01")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text  # a bare word is a string, as on any command line
+    path = dotted.strip().split(".")
+    if path[0] in Stage.model_fields:
+        tables = tree["stages"]
+        if path[0].startswith("lambda_"):
+            tables = [stage for stage in tables if path[0] in stage] or tables
+    elif path[0] == "stages" and len(path) > 2:
+        names = [stage.get("name", "train") for stage in tree["stages"]]
+        if path[1] not in names:
+            raise UsageError(f"--set {override}: no stage {path[1]!r}{suggest(path[1], names)}")
+        tables, path = [tree["stages"][names.index(path[1])]], path[2:]
+    else:
+        tables = [tree]
+    for table in tables:
+        _set(table, path, value, override)
+
+
+def _set(table: dict[str, Any], path: Sequence[str], value: Any, override: str) -> None:
+    *parents, key = path
+    if not parents and key in ("epochs", "steps"):
+        table.pop("steps" if key == "epochs" else "epochs", None)
+    for part in parents:
+        # A new table each time: stages may share the one that stood at the top.
+        table[part] = dict(table[part]) if isinstance(table.get(part), dict) else table.get(part, {})
+        table = table[part]
+        if not isinstance(table, dict):
+            raise UsageError(f"--set {override}: {part} is a value, not a table")
+    table[key] = value
+
+
+def _explain(error: ValidationError, tree: dict[str, Any]) -> str:
+    """The first problem of a validation, in one line: where, what was found, what was expected."""
+    first = error.errors()[0]
+    location = list(first["loc"])
+    in_stage = len(location) > 1 and location[0] == "stages" and isinstance(location[1], int)
+    if in_stage:
+        location[1] = tree["stages"][location[1]].get("name", "train")
+    where = ".".join(map(str, location))
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if first["type"] == "extra_forbidden":
+        known = [*Stage.model_fields] if in_stage else [*Configuration.model_fields, *Stage.model_fields]
+        return f"unknown key {where!r}{suggest(str(location[-1]), sorted(known))}{more}"
+    if first["type"] == "missing":
+        return f"key {where!r} is missing{more}"
+    found = f" = {first['input']!r}" if isinstance(first["input"], (str, int, float, bool)) else ""
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{where}{found}: {message}{more}" if where else f"{message}{more}"
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

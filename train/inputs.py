@@ -1,0 +1,157 @@
+"""What a run reads: its training streams, and the natural images it is validated on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..manifests.errors import UsageError
+from ..manifests.manifest import load_manifest
+from ..manifests.randomness import Permutation
+from ..manifests.recipe import suggest
+from ..manifests.storage import Storage
+from .configuration import Configuration
+from .streams import Images, TrainStream, check_classes, open_images, open_shards, unique_names
+
+# Name of the stream that --imagenet gives.
+IMAGENET = "imagenet"
+
+
+@dataclass(frozen=True)
+class ValidationImages:
+    """Natural images that a run does not train on; `positions` None: all of them."""
+
+    name: str
+    images: Images
+    positions: Sequence[int] | None = None
+
+    def __len__(self) -> int:
+        return len(self.images) if self.positions is None else len(self.positions)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """All that a run reads."""
+
+    streams: list[TrainStream]
+    class_names: tuple[str, ...]
+    validation: list[ValidationImages]
+
+    def check(self) -> None:
+        """Raise FormatError for what is cheap to find before training starts."""
+        for images in [stream.images for stream in self.streams] + [part.images for part in self.validation]:
+            images.check()
+
+    def fingerprints(self) -> dict[str, Any]:
+        """What identifies the data, by what it is read as."""
+        streams = {f"stream {stream.name}": stream.images.fingerprint() for stream in self.streams}
+        return streams | {f"validation {part.name}": part.images.fingerprint() for part in self.validation}
+
+
+def open_inputs(
+    configuration: Configuration, shards: Sequence[str], imagenet: str | None = None, validation: str | None = None
+) -> Inputs:
+    """Open the streams that the configuration names (or all of split "train"), and the validation images.
+
+    Those are at `validation`, or a held-out share of the natural images where the configuration says so, or by default
+    the datasets' natural streams of split "validation"; "none" means none. Raises UsageError.
+    """
+    if not shards and not imagenet:
+        raise UsageError("nothing to train on: give --shards DIR, --imagenet DIR or both")
+    streams = [TrainStream(IMAGENET, "natural", open_images(imagenet))] if imagenet else []
+    streams += _open_datasets(shards, configuration.streams, [stream.name for stream in streams])
+    streams = unique_names(streams)
+    if configuration.streams is not None:
+        streams = [stream for stream in streams if stream.name in configuration.streams]
+    if configuration.validation_share is not None:
+        streams, held_out = hold_out(streams, configuration.validation_share, configuration.seed)
+    elif validation == "none":
+        held_out = []
+    elif validation is not None:
+        held_out = [ValidationImages(validation, open_images(validation, "validation"))]
+    else:
+        held_out = [part for url in shards for part in _validation_streams(url)]
+    validated = [TrainStream(f"validation {part.name}", "natural", part.images) for part in held_out]
+    return Inputs(streams, check_classes([*streams, *validated]), held_out)
+
+
+def _open_datasets(shards: Sequence[str], names: Sequence[str] | None, others: Sequence[str]) -> list[TrainStream]:
+    """Training streams of all datasets, or those of the names that one of them has."""
+    if names is None:
+        return [stream for url in shards for stream in open_shards(url)]
+    wanted = [name for name in names if name not in others]
+    if len(shards) == 1:
+        return open_shards(shards[0], wanted) if wanted else []
+    for url in shards:
+        open_shards(url)  # says what is wrong with a dataset
+    known = {url: [entry.name for entry in load_manifest(Storage(url)).streams] for url in shards}
+    everything = [name for url in shards for name in known[url]]
+    for name in wanted:
+        if name not in everything:
+            raise UsageError(f"--streams: no stream {name!r} in {', '.join(shards)}{suggest(name, everything)}")
+    chosen = {url: [name for name in wanted if name in known[url]] for url in shards}
+    return [stream for url in shards if chosen[url] for stream in open_shards(url, chosen[url])]
+
+
+def _validation_streams(url: str) -> list[ValidationImages]:
+    entries = load_manifest(Storage(url)).streams
+    names = [entry.name for entry in entries if entry.role == "natural" and entry.split == "validation"]
+    return [ValidationImages(stream.name, stream.images) for stream in open_shards(url, names)] if names else []
+
+
+def hold_out(
+    streams: Sequence[TrainStream], share: float, seed: int
+) -> tuple[list[TrainStream], list[ValidationImages]]:
+    """Take a share of the natural images, drawn by seed, out of training. Raises UsageError where there are none.
+
+    Transferred images keep their content: those made from held-out images stay in training.
+    """
+    kept: list[TrainStream] = []
+    held_out = []
+    for stream in streams:
+        if stream.term != "natural":
+            kept.append(stream)
+            continue
+        count = max(1, round(share * len(stream.images)))
+        drawn = Permutation(len(stream.images), seed, f"validation share of {stream.name}")(np.arange(count))
+        kept.append(replace(stream, images=ImagesWithout(stream.images, np.sort(drawn))))
+        held_out.append(ValidationImages(f"held out of {stream.name}", stream.images, np.sort(drawn).tolist()))
+    if not held_out:
+        raise UsageError("--validation: a held-out share needs natural images")
+    return kept, held_out
+
+
+class ImagesWithout:
+    """Images less those at some positions, shard by shard as they were."""
+
+    def __init__(self, images: Images, without: NDArray[np.int64]) -> None:
+        self.images = images
+        self.class_names = images.class_names
+        self._positions = np.setdiff1d(np.arange(len(images)), without, assume_unique=True)
+        ends = np.cumsum(np.asarray(images.shard_sizes, np.int64))
+        taken = np.bincount(np.searchsorted(ends, without, side="right"), minlength=len(ends))
+        self._held_out = len(without)
+        sizes = np.asarray(images.shard_sizes, np.int64) - taken
+        # Shards that were held out whole are left out: a shard's place among the others must still be known.
+        self._shards = np.flatnonzero(sizes).tolist()
+        self.shard_sizes = sizes[self._shards].tolist()
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def read(self, position: int) -> tuple[bytes, int]:
+        return self.images.read(int(self._positions[position]))
+
+    def key(self, position: int) -> str:
+        return self.images.key(int(self._positions[position]))
+
+    def check(self) -> None:
+        self.images.check()
+
+    def check_shard(self, shard: int) -> None:
+        self.images.check_shard(self._shards[shard])
+
+    def fingerprint(self) -> dict[str, Any]:
+        return {**self.images.fingerprint(), "held out": self._held_out}

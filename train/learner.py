@@ -1,0 +1,157 @@
+"""A classifier while it learns: equation 1 on the images of a step, and the optimizer."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ..manifests.randomness import random_words
+from .checkpoint import Preprocessing
+from .configuration import Configuration, Stage
+from .distributed import Ranks
+from .inputs import ValidationImages
+from .loader import StepBatch, evaluation_batches
+from .objective import NaturalStatistics, as_released, equation_1, mix_up, term_losses
+from .plan import StagePlan
+from .steps import rank_slice
+from .streams import Term
+
+
+class Learner:
+    """Model and optimizer of a run on this rank.
+
+    Over ranks and accumulated parts, gradients are those of the losses of the whole batch. Batch norm normalises what
+    goes through one forward pass: a rank's images of one part. Rank 0's running statistics are the run's.
+    """
+
+    def __init__(
+        self, model: nn.Module, configuration: Configuration, num_classes: int, ranks: Ranks, accumulate: int = 1
+    ) -> None:
+        self.configuration, self.num_classes = configuration, num_classes
+        self.ranks, self.accumulate = ranks, accumulate
+        self.preprocessing = preprocessing_of(configuration)
+        self._format = torch.channels_last if configuration.channels_last else torch.contiguous_format
+        self.model = model.to(ranks.device)
+        self.model.to(memory_format=self._format)  # type: ignore[call-overload]  # missing in torch's annotations
+        self._natural = NaturalStatistics(self.model) if configuration.bn_statistics == "natural" else None
+        self._forward: nn.Module = self.model
+        if ranks.world_size > 1:
+            with warnings.catch_warnings():
+                # Newer releases of torch have another name for it, which older ones do not know.
+                warnings.filterwarnings("ignore", category=FutureWarning, message=".*broadcast_buffers")
+                self._forward = DistributedDataParallel(self.model, broadcast_buffers=False)
+        if configuration.compile:
+            self._forward.compile()
+        self._loss = as_released if configuration.as_released else equation_1
+
+    def begin(self, plan: StagePlan) -> None:
+        """Start a stage with a fresh optimizer."""
+        self.plan = plan
+        self.optimizer = make_optimizer(plan.stage, self.model)
+        self.model.train()
+
+    def gradients(self, batch: StepBatch) -> Tensor:
+        """Backward pass of equation 1. Returns this rank's share of each term's loss [terms], detached."""
+        images, labels = self._prepare(batch)
+        # Dropout and stochastic depth draw by step and rank, so that no generator has to be saved.
+        torch.manual_seed(
+            int(random_words(self.configuration.seed, "step", batch.step, self.ranks.rank, count=1)[0] >> 1)
+        )
+        total = torch.zeros(len(images), device=self.ranks.device)
+        for part in range(self.accumulate):
+            slices = {term: rank_slice(len(images[term]), part, self.accumulate) for term in images}
+            part_labels = {term: labels[term][slices[term]] for term in images}
+            inputs = torch.cat([images[term][slices[term]] for term in images])
+            last = part == self.accumulate - 1
+            leading = len(part_labels["natural"]) if "natural" in part_labels else 0
+            with (
+                self._natural.of_leading(leading) if self._natural else nullcontext(),
+                nullcontext()
+                if last or not isinstance(self._forward, DistributedDataParallel)
+                else self._forward.no_sync(),
+            ):
+                with self._autocast():
+                    logits = self._forward(inputs)
+                losses = term_losses(logits, part_labels, self.plan.term_counts)
+                # DistributedDataParallel takes the mean of the ranks' gradients; the shares are to be added.
+                (self._loss(losses, self.plan.stage) * self.ranks.world_size).backward()
+            total += torch.stack([loss.detach() for loss in losses.values()])
+        return total
+
+    def update(self, lr: float) -> None:
+        """One step of the optimizer, and fresh gradients."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def loss(self, losses: Mapping[Term, float]) -> float:
+        """The whole batch's loss from those of its terms."""
+        return float(self._loss({term: torch.tensor(loss) for term, loss in losses.items()}, self.plan.stage))
+
+    @torch.no_grad()
+    def validate(self, parts: Sequence[ValidationImages], batch_size: int, workers: int = 0) -> dict[str, Any]:
+        """Top-1 and top-5 accuracy on all images of the parts together, each rank on its share of them."""
+        for buffer in self.model.buffers():
+            self.ranks.broadcast(buffer)
+        self.model.eval()
+        counts = torch.zeros(3, dtype=torch.float64, device=self.ranks.device)
+        for part in parts:
+            positions = range(len(part.images)) if part.positions is None else part.positions
+            mine = positions[self.ranks.rank :: self.ranks.world_size]
+            for images, labels in evaluation_batches(part.images, self.preprocessing, batch_size, workers, mine):
+                with self._autocast():
+                    inputs = self.preprocessing.normalize(images.to(self.ranks.device))
+                    logits = self.model(inputs.contiguous(memory_format=self._format))
+                ranked = logits.topk(min(5, self.num_classes), dim=1).indices
+                hits = ranked == labels.to(self.ranks.device)[:, None]
+                counts += torch.stack(
+                    [hits[:, 0].sum(), hits.any(1).sum(), hits.new_tensor(len(hits), dtype=torch.long)]
+                )
+        self.model.train()
+        top1, top5, total = self.ranks.sum(counts).tolist()
+        return {"validation_top1": top1 / total, "validation_top5": top5 / total, "validation_images": int(total)}
+
+    def _prepare(self, batch: StepBatch) -> tuple[dict[Term, Tensor], dict[Term, Tensor]]:
+        """Normalised images and labels by term, on the device; natural ones mixed up where the stage says so."""
+        stage, device = self.plan.stage, self.ranks.device
+        images: dict[Term, Tensor] = {}
+        labels: dict[Term, Tensor] = {}
+        for term in self.plan.term_counts:
+            names = [stream.name for stream in self.plan.streams if stream.term == term]
+            raw = torch.cat([batch.images[name].to(device, non_blocking=True) for name in names])
+            images[term] = self.preprocessing.normalize(raw).contiguous(memory_format=self._format)
+            labels[term] = torch.cat([batch.labels[name].to(device, non_blocking=True) for name in names])
+        if stage.mixup is not None and len(images["natural"]):
+            images["natural"], labels["natural"] = mix_up(
+                images["natural"], labels["natural"], self.num_classes, stage.mixup, self.configuration.seed, batch.step
+            )
+        return images, labels
+
+    def _autocast(self) -> torch.autocast:
+        enabled = self.configuration.precision == "bf16"
+        return torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=enabled)
+
+
+def preprocessing_of(configuration: Configuration) -> Preprocessing:
+    """What the classifier expects of its inputs, outside of training."""
+    mean, std = configuration.mean, configuration.std
+    return Preprocessing(
+        configuration.resize or round(configuration.size * 8 / 7),
+        configuration.size,
+        (mean[0], mean[1], mean[2]),
+        (std[0], std[1], std[2]),
+    )
+
+
+def make_optimizer(stage: Stage, model: nn.Module) -> torch.optim.Optimizer:
+    """SGD as the paper's, with weight decay on all parameters, or Adam."""
+    if stage.optimizer == "sgd":
+        return torch.optim.SGD(
+            model.parameters(), lr=stage.lr, momentum=stage.momentum, weight_decay=stage.weight_decay
+        )
+    return torch.optim.Adam(model.parameters(), lr=stage.lr, weight_decay=stage.weight_decay)

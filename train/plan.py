@@ -1,0 +1,157 @@
+"""What a run does with its streams, stage by stage: which take part, how many images a step, how many steps."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PIL import Image
+
+from ..manifests.errors import UsageError
+from ..manifests.recipe import suggest
+from .configuration import TERMS, AugmentationName, Configuration, Stage
+from .inputs import Inputs
+from .streams import Images, Term, TrainStream
+
+_FLAG = {"int": "lambda_int", "transfer": "lambda_transfer", "natural": "natural"}
+_KIND = {"int": "generated (observational or interventional)", "transfer": "transfer or stylized", "natural": "natural"}
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """A stage on the run's streams. Its steps are `start` to `start + steps` of the run."""
+
+    index: int
+    stage: Stage
+    streams: list[TrainStream]  # in the order of their images in the batch: natural, int, transfer
+    batch_sizes: dict[str, int]  # images of each stream in a step, over all ranks
+    steps_per_epoch: int
+    start: int
+    steps: int
+
+    @property
+    def stop(self) -> int:
+        return self.start + self.steps
+
+    @property
+    def term_counts(self) -> dict[Term, int]:
+        """Images of each term in a step, over all ranks."""
+        counts: dict[Term, int] = {}
+        for stream in self.streams:
+            counts[stream.term] = counts.get(stream.term, 0) + self.batch_sizes[stream.name]
+        return counts
+
+    def lr(self, step: int) -> float:
+        """Learning rate of a step of the run: divided by 10 at the stage's decay epochs."""
+        done = step - self.start
+        rise = min(1.0, (done + 1) / self.stage.warmup_steps) if self.stage.warmup_steps else 1.0
+        decays = sum(done >= epoch * self.steps_per_epoch for epoch in self.stage.decay_epochs)
+        return float(self.stage.lr * rise * 0.1**decays)
+
+    def epoch(self, step: int) -> float:
+        """Epochs of the stage that are done after so many steps of the run."""
+        return (step - self.start) / self.steps_per_epoch
+
+
+def plan_stages(configuration: Configuration, inputs: Inputs) -> list[StagePlan]:
+    """The stages with their streams. Raises UsageError where a stage and the streams do not fit."""
+    plans: list[StagePlan] = []
+    for index, stage in enumerate(configuration.stages):
+        streams = [stream for term in TERMS for stream in _streams_of(term, stage, inputs.streams)]
+        batch_sizes = divide_batches(stage, streams)
+        for stream in streams:
+            if batch_sizes[stream.name] > len(stream.images):
+                raise UsageError(
+                    f"stream {stream.name!r} has {len(stream.images):,} images, and a step takes "
+                    f"{batch_sizes[stream.name]} of it; give it a smaller batch with --set batch_sizes.{stream.term}=N"
+                )
+        leading = [stream for stream in streams if stream.term == streams[0].term]
+        images = min(sum(len(stream.images) for stream in leading), configuration.images_per_epoch or 2**63)
+        steps_per_epoch = -(-images // sum(batch_sizes[stream.name] for stream in leading))
+        steps = stage.steps or (stage.epochs or 0) * steps_per_epoch
+        start = plans[-1].stop if plans else 0
+        plans.append(StagePlan(index, stage, streams, batch_sizes, steps_per_epoch, start, steps))
+    _check_image_sizes(configuration, plans)
+    return plans
+
+
+def _streams_of(term: Term, stage: Stage, streams: Sequence[TrainStream]) -> list[TrainStream]:
+    if stage.weight(term) is None:
+        return []
+    chosen = [stream for stream in streams if stream.term == term]
+    if not chosen:
+        found = ", ".join(f"{stream.name} ({stream.term})" for stream in streams) or "none"
+        wish = "natural = true" if term == "natural" else f"{_FLAG[term]} = {stage.weight(term)}"
+        where = "; give --imagenet DIR" if term == "natural" else ""
+        raise UsageError(
+            f"stage {stage.name!r} has {wish}, but there is no {_KIND[term]} stream; streams: {found}{where}"
+        )
+    return chosen
+
+
+def divide_batches(stage: Stage, streams: Sequence[TrainStream]) -> dict[str, int]:
+    """Images of each stream in a step: a term's batch size less what is given by stream, shared equally by the rest.
+
+    Where it does not divide, the first streams take one more. Raises UsageError where nothing is left for one.
+    """
+    names = [stream.name for stream in streams]
+    for name in stage.stream_batch_sizes:
+        if name not in names:
+            raise UsageError(f"stage {stage.name!r}: stream_batch_sizes has {name!r}{suggest(name, names)}")
+    sizes = dict(stage.stream_batch_sizes)
+    for term in TERMS:
+        of_term = [stream.name for stream in streams if stream.term == term]
+        free = [name for name in of_term if name not in stage.stream_batch_sizes]
+        left = stage.batch_sizes[term] - sum(sizes.get(name, 0) for name in of_term)
+        if free and left < len(free):
+            raise UsageError(
+                f"stage {stage.name!r}: batch_sizes.{term} = {stage.batch_sizes[term]} leaves {left} images a step for "
+                f"{', '.join(free)}"
+            )
+        for place, name in enumerate(free):
+            sizes[name] = left // len(free) + (place < left % len(free))
+    return {name: sizes[name] for name in names}
+
+
+def augmentation_name(configuration: Configuration, term: Term) -> AugmentationName:
+    """The augmentation of a term's images."""
+    return configuration.term_augmentations.get(term, configuration.augmentation)
+
+
+def _check_image_sizes(configuration: Configuration, plans: Sequence[StagePlan]) -> None:
+    """Look at the first image of every stream that is not resized; later ones are looked at when they are read."""
+    size = configuration.size
+    for stream in {stream.name: stream for plan in plans for stream in plan.streams}.values():
+        name = augmentation_name(configuration, stream.term)
+        found = image_size(stream.images)
+        if name == "pad-crop" and found != (size, size):
+            raise UsageError(
+                f"stream {stream.name!r} has images of {found[0]} x {found[1]} px, and augmentation {name!r} resizes "
+                f"nothing: expected {size} x {size}; choose another with --set augmentation=standard, or --set size=N"
+            )
+
+
+def image_size(images: Images) -> tuple[int, int]:
+    """Width and height of the first image. Raises UsageError where it cannot be told."""
+    content, _ = images.read(0)
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            return image.size
+    except OSError as error:
+        raise UsageError(f"{images.key(0)}: not an image: {error}") from error
+
+
+def describe_plan(plans: Sequence[StagePlan], inputs: Inputs) -> list[str]:
+    """Streams, sizes and steps, as lines for people."""
+    used = {stream.name for plan in plans for stream in plan.streams}
+    lines = ["# Streams"]
+    for stream in inputs.streams:
+        role = stream.term if stream.name in used else f"{stream.term}, not used: {_FLAG[stream.term]} is not given"
+        lines.append(f"# {stream.name:20} {len(stream.images):>11,} images  {role}")
+    lines += [f"# {part.name:20} {len(part):>11,} images  validation" for part in inputs.validation]
+    lines.append(f"# {len(inputs.class_names):,} classes")
+    for plan in plans:
+        batches = ", ".join(f"{count} {name}" for name, count in plan.batch_sizes.items())
+        length = f"{plan.steps:,} steps, {plan.steps_per_epoch:,} an epoch"
+        lines.append(f"# Stage {plan.stage.name}: {length}; a step takes {batches}")
+    lines.append(f"# {plans[-1].stop:,} steps in all")
+    return lines
