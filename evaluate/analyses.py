@@ -1,6 +1,6 @@
 """The paper's analyses as commands run them: streams and classifiers in, a section of the report out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,15 @@ from .correlation import (
     measure_correlations,
     mixup_images,
 )
-from .grad_cam import Attention, column_scales, compare_attention, draw_sheet, measure_attention, save_sheet
+from .grad_cam import (
+    Attention,
+    column_scales,
+    compare_attention,
+    draw_sheet,
+    measure_attention,
+    predict_top1,
+    save_sheet,
+)
 from .nuisances import DependenceReport, fit_nuisance_reader, measure_dependences
 from .page import save_figure
 from .plots import plot_bound_and_accuracy, plot_correlations, plot_dependences, plot_sweep
@@ -131,14 +139,21 @@ def analyse_causal_bound(
     datasets: Sequence[str],
     stream: str,
     queries: str,
-    accuracies: dict[str, float],
+    trained: Mapping[str, Classifier],
     score: Score,
     reduction: Reduction,
     dictionary_size: int,
     folder: Path,
 ) -> Analysis:
-    """Figures 5 and 6, and Theorem 1's own bound, for `stream` of each dataset."""
+    """Figures 5 and 6, and Theorem 1's own bound, for `stream` of each dataset.
+
+    `trained`, by dataset, are classifiers trained on it: their accuracy on the queries stands beside its bound.
+    """
     asked = load_images(queries, classifier.preprocessing)
+    accuracies = {
+        location: float((predict_top1(own, asked.images) == asked.class_labels).mean())
+        for location, own in trained.items()
+    }
     points = measure_sweep(datasets, stream, classifier, asked, accuracies, score, reduction, dictionary_size)
     values: list[TheoremValues] = []
     for location in datasets:

@@ -215,8 +215,8 @@ def correlation(
     "datasets",
     multiple=True,
     required=True,
-    metavar="DATASET[=ACCURACY]",
-    help="A dataset with an intervention, and in percent what a classifier trained on it reaches; repeatable.",
+    metavar="DATASET[=RUN]",
+    help="A dataset with an intervention, and the run of a classifier trained on it; repeatable.",
 )
 @click.option("--stream", default="interventional", show_default=True, help="Name of the stream in each dataset.")
 @click.option(
@@ -237,16 +237,10 @@ def causal_bound(
 
     check_folder(out)
     results = load_results(out)
-    accuracies = {}
-    for text in datasets:
-        location, separator, accuracy = text.partition("=")
-        if separator:
-            try:
-                accuracies[location] = float(accuracy) / 100
-            except ValueError as error:
-                raise UsageError(f"--shards {text}: expected DATASET=ACCURACY, in percent") from error
+    pairs = [text.partition("=") for text in datasets]
+    trained = {location: load_classifier(run) for location, separator, run in pairs if separator}
     results.analyses["causal-bound"] = analyse_causal_bound(
-        load_classifier(checkpoint), [text.partition("=")[0] for text in datasets], stream, queries, accuracies,
+        load_classifier(checkpoint), [location for location, _, _ in pairs], stream, queries, trained,
         score, reduction, dictionary_size, out,  # type: ignore[arg-type]
     )  # fmt: skip
     finish(out, results)

@@ -1,0 +1,105 @@
+# The paper's experiments on the mini world, from nothing to a report: `make paper-mini`, with -j for as many trainings
+# at once as there are cores. Goes on where it was stopped. About 50 CPU minutes of training; the rest takes 20.
+
+BIN ?= .venv/bin
+WORK ?= runs/paper-mini
+OUT ?= results/mini
+SEEDS ?= 0 1 2
+
+DATA := $(WORK)/data
+TRAIN := $(WORK)/train
+MINI := $(DATA)/mini
+
+# Rows of tables 1 and 2, and the two of table 4. Presets are mini-ROW.
+ROWS := erm mixup autoaugment stylized gan-augmentation genint genint-transfer
+GENERATED := observational interventional
+ALL_ROWS := $(ROWS) $(GENERATED:%=generated-%)
+RUNS := $(foreach row,$(ALL_ROWS),$(SEEDS:%=$(TRAIN)/$(row)/seed-%))
+
+# One at a time from t = 1, k = 20, s = 100 % (figure 6).
+POINTS := t1-k20-s1 t0.5-k20-s1 t0.75-k20-s1 t1-k5-s1 t1-k10-s1 t1-k40-s1 t1-k20-s0.5 t1-k20-s2 t1-k20-s3
+# On the validation split alone, with a seed that no row uses: lambda of the interventions, and of the transfers.
+LAMBDAS := 0.05 0.2 1.0
+CHOICES := $(LAMBDAS:%=genint-lambda-%) $(LAMBDAS:%=transfer-lambda-%)
+
+# One thread a process: as many processes as cores do more than threads.
+export OMP_NUM_THREADS = 1
+export MKL_NUM_THREADS = 1
+
+checkpoints = $(foreach row,$(1),$(SEEDS:%=--checkpoint $(row)=$(TRAIN)/$(row)/seed-%))
+
+.PHONY: all
+# Make would delete them as intermediate.
+.SECONDARY:
+.DELETE_ON_ERROR:
+
+all: $(WORK)/run.done $(WORK)/correlation.done $(WORK)/nuisances.done $(WORK)/grad-cam.done $(WORK)/choices.done
+
+# Data
+
+$(DATA)/mini/manifest.json $(DATA)/mini-stylized/manifest.json $(DATA)/mini-unconfounded/manifest.json:
+	$(BIN)/genint-pipeline build-shards $(notdir $(@D)) --out $(@D)
+
+point = $(subst -, ,$*)
+$(DATA)/sweep/%/manifest.json:
+	$(BIN)/genint-pipeline build-shards mini-sweep --workers 1 --out $(@D) \
+	    --set streams.interventional.truncation=$(patsubst t%,%,$(word 1,$(point))) \
+	    --set streams.interventional.num_directions=$(patsubst k%,%,$(word 2,$(point))) \
+	    --set streams.interventional.step_scale=$(patsubst s%,%,$(word 3,$(point)))
+
+# Training: TRAIN/ROW/seed-N, and what the choices need
+
+row = $(patsubst $(TRAIN)/%/,%,$(dir $(@D)))
+seed = $(patsubst seed-%,%,$(notdir $(@D)))
+ROW_STREAMS_generated-observational := --preset mini-generated --streams observational
+ROW_STREAMS_generated-interventional := --preset mini-generated --streams interventional
+preset = $(or $(ROW_STREAMS_$(row)),--preset mini-$(row))
+
+$(RUNS:%=%/done): $(MINI)/manifest.json $(DATA)/mini-stylized/manifest.json
+	$(BIN)/genint-train --shards $(MINI) $(if $(filter stylized,$(row)),--shards $(DATA)/mini-stylized) $(preset) \
+	    --set seed=$(seed) --out $(@D)
+	touch $@
+
+$(TRAIN)/choice/genint-lambda-%/done: $(MINI)/manifest.json
+	$(BIN)/genint-train --shards $(MINI) --preset mini-genint --lambda-int $* --set seed=100 --out $(@D)
+	touch $@
+
+$(TRAIN)/choice/transfer-lambda-%/done: $(MINI)/manifest.json
+	$(BIN)/genint-train --shards $(MINI) --preset mini-genint-transfer --lambda-transfer $* --set seed=100 --out $(@D)
+	touch $@
+
+$(TRAIN)/sweep/%/done: $(DATA)/sweep/%/manifest.json $(MINI)/manifest.json
+	$(BIN)/genint-train --shards $(<D) --preset mini-generated --epochs 2 --validation $(MINI):validation \
+	    --set seed=100 --out $(@D)
+	touch $@
+
+# Measuring. Commands that add to one folder take turns.
+
+$(WORK)/run.done: $(RUNS:%=%/done)
+	$(BIN)/genint-evaluate run $(call checkpoints,$(ALL_ROWS)) --shards $(MINI) --out $(OUT)
+	touch $@
+
+$(WORK)/correlation.done: $(WORK)/run.done
+	$(BIN)/genint-evaluate correlation --predictor $(MINI):interventional --test $(MINI):test --out $(OUT) \
+	    --distribution $(MINI):natural --distribution $(DATA)/mini-stylized:stylized \
+	    --distribution $(MINI):observational --distribution $(MINI):interventional --distribution $(MINI):transfer
+	touch $@
+
+$(WORK)/nuisances.done: $(WORK)/correlation.done $(DATA)/mini-unconfounded/manifest.json
+	$(BIN)/genint-evaluate nuisances --reader $(DATA)/mini-unconfounded:unconfounded --reference $(MINI):natural \
+	    --held-out $(MINI):test-shifted --held-out $(MINI):test --out $(OUT) \
+	    --distribution $(MINI):natural --distribution $(DATA)/mini-stylized:stylized \
+	    --distribution $(MINI):observational --distribution $(MINI):interventional --distribution $(MINI):transfer
+	touch $@
+
+$(WORK)/grad-cam.done: $(WORK)/nuisances.done
+	$(BIN)/genint-evaluate grad-cam --out $(OUT) --shards $(MINI):test-shifted --shards $(MINI):test \
+	    $(foreach row,erm genint genint-transfer,--checkpoint $(row)=$(TRAIN)/$(row)/seed-0)
+	touch $@
+
+$(WORK)/choices.done: $(CHOICES:%=$(TRAIN)/choice/%/done) $(POINTS:%=$(TRAIN)/sweep/%/done) $(TRAIN)/erm/seed-0/done
+	$(BIN)/genint-evaluate run --shards $(MINI):validation --corruptions 0 --out $(OUT)/choices \
+	    $(foreach choice,$(CHOICES),--checkpoint $(choice)=$(TRAIN)/choice/$(choice))
+	$(BIN)/genint-evaluate causal-bound --checkpoint $(TRAIN)/erm/seed-0 --queries $(MINI):validation \
+	    --out $(OUT)/choices $(foreach point,$(POINTS),--shards $(DATA)/sweep/$(point)=$(TRAIN)/sweep/$(point))
+	touch $@
