@@ -8,16 +8,21 @@ PIP_ARGS ?=
 SOURCES := $(shell git ls-files manifests pipeline train evaluate)
 ROOMS := manifests pipeline train evaluate
 
-.PHONY: demo test check lint bench clean
+.PHONY: demo test check lint bench paper-mini clean
 
-demo: $(VENV)/.genint  ## Build, verify and show the mini dataset
+demo: $(VENV)/.genint  ## Build and verify the mini dataset, train with and without interventions, and compare
 	$(BIN)/genint-pipeline directions --out datasets/mini-directions
 	$(BIN)/genint-pipeline build-shards --out datasets/mini
 	$(BIN)/genint-pipeline verify datasets/mini --rebuild 1
+	$(BIN)/genint-train --shards datasets/mini --preset mini-erm --out runs/mini-erm
+	$(BIN)/genint-train --shards datasets/mini --preset mini-genint --out runs/mini-genint
+	$(BIN)/genint-evaluate run --checkpoint natural-only=runs/mini-erm --checkpoint genint=runs/mini-genint \
+	    --shards datasets/mini --corruptions 0 --out reports/mini
 	@echo
 	@echo "look at         datasets/mini/preview/interventional.jpg"
 	@echo "and at          datasets/mini-directions/directions.png"
 	@echo "the dataset is  datasets/mini/manifest.json"
+	@echo "the report is   reports/mini/index.html"
 
 test: $(VENV)/.genint $(VENV)/.dev  ## Run the tests against the installed package
 	$(BIN)/python -m pytest
@@ -33,6 +38,9 @@ lint: $(VENV)/.genint $(VENV)/.dev
 
 bench: $(VENV)/.genint $(VENV)/.dev  ## Measured comparisons; prints ratios, asserts nothing
 	for bench in tests/benchmarks/bench_*.py; do echo "== $$bench"; $(BIN)/python $$bench || exit 1; done
+
+paper-mini: $(VENV)/.genint  ## The paper's experiments on the mini world; -j N for N trainings at once
+	$(MAKE) -f results/paper-mini.mk BIN=$(BIN)
 
 clean:
 	rm -rf $(VENV) build *.egg-info

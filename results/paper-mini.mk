@@ -17,7 +17,7 @@ ALL_ROWS := $(ROWS) $(GENERATED:%=generated-%)
 RUNS := $(foreach row,$(ALL_ROWS),$(SEEDS:%=$(TRAIN)/$(row)/seed-%))
 
 # One at a time from t = 1, k = 20, s = 100 % (figure 6).
-POINTS := t1-k20-s1 t0.5-k20-s1 t0.75-k20-s1 t1-k5-s1 t1-k10-s1 t1-k40-s1 t1-k20-s0.5 t1-k20-s2 t1-k20-s3
+POINTS := t1-k20-s1 t0.5-k20-s1 t1-k5-s1 t1-k40-s1 t1-k20-s0.5 t1-k20-s2 t1-k20-s3
 # On the validation split alone, with a seed that no row uses: lambda of the interventions, and of the transfers.
 LAMBDAS := 0.05 0.2 1.0
 CHOICES := $(LAMBDAS:%=genint-lambda-%) $(LAMBDAS:%=transfer-lambda-%)
@@ -101,5 +101,5 @@ $(WORK)/choices.done: $(CHOICES:%=$(TRAIN)/choice/%/done) $(POINTS:%=$(TRAIN)/sw
 	$(BIN)/genint-evaluate run --shards $(MINI):validation --corruptions 0 --out $(OUT)/choices \
 	    $(foreach choice,$(CHOICES),--checkpoint $(choice)=$(TRAIN)/choice/$(choice))
 	$(BIN)/genint-evaluate causal-bound --checkpoint $(TRAIN)/erm/seed-0 --queries $(MINI):validation \
-	    --out $(OUT)/choices $(foreach point,$(POINTS),--shards $(DATA)/sweep/$(point)=$(TRAIN)/sweep/$(point))
+	    --dictionary-size 200 --out $(OUT)/choices $(foreach point,$(POINTS),--shards $(DATA)/sweep/$(point)=$(TRAIN)/sweep/$(point))
 	touch $@
