@@ -1,5 +1,6 @@
-"""Outside inputs of a recipe: folders of images, listed in a fixed order and known by the list's digest."""
+"""Outside inputs of a recipe: folders or tars of images, listed in a fixed order and known by the list's digest."""
 
+import errno
 import gzip
 import hashlib
 import os
@@ -17,18 +18,40 @@ from .errors import FormatError, UsageError
 
 IMAGE_EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"})
 
+# The first line of a list of tars; no relative path begins so.
+TAR_HEADER = "/tars\t"
+
+
+@dataclass(frozen=True)
+class Tar:
+    """A tar of an input: where it lies below the input's root, and its size."""
+
+    name: str
+    bytes: int
+
 
 @dataclass(frozen=True)
 class Listing:
     """Images below `root`: sorted relative paths, their sizes in bytes, and the class folders they are in.
 
     folders: none where an image is in no folder; the images are then of one unnamed class.
+
+    Images in tars have paths `<class label>/<tar>/<member>`, or `./<tar>/<member>` where they have no labels; `offsets`
+    says where each begins in its tar, and `names` what the class labels are called.
     """
 
     root: str
     folders: tuple[str, ...]
     paths: tuple[str, ...]
     sizes: tuple[int, ...]
+    offsets: tuple[int, ...] = ()
+    names: tuple[str, ...] = ()
+    tars: tuple[Tar, ...] = ()
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Name of each class, in the order of `folders`."""
+        return self.names or self.folders
 
     @cached_property
     def digest(self) -> str:
@@ -44,7 +67,10 @@ class Listing:
         """Read `to_bytes` back, for images below `root`. Raises FormatError where it is no list."""
         try:
             # Not splitlines: a name may hold one of Unicode's other line breaks.
-            rows = [line.rsplit("\t", 1) for line in gzip.decompress(content).decode().split("\n")[:-1]]
+            lines = gzip.decompress(content).decode().split("\n")[:-1]
+            if lines and lines[0].startswith(TAR_HEADER):
+                return cls._from_lines_of_tars(lines, root)
+            rows = [line.rsplit("\t", 1) for line in lines]
             paths, sizes = tuple(path for path, _ in rows), tuple(int(size) for _, size in rows)
         except (OSError, EOFError, ValueError, zlib.error) as error:
             raise FormatError(f"not a list of input files: {error}") from error
@@ -57,8 +83,43 @@ class Listing:
         # Paths that begin alike stand together; "0" is the character after "/".
         return [range(bisect_left(self.paths, f"{f}/"), bisect_left(self.paths, f"{f}0")) for f in self.folders]
 
+    def read(self, path: str) -> bytes:
+        """The bytes of one of the paths; fewer than `sizes` says where a tar has been cut since. Raises OSError."""
+        if not self.offsets:
+            return (Path(self.root) / path).read_bytes()
+        position = bisect_left(self.paths, path)
+        tar, extension, _ = path.partition("/")[2].partition(".tar/")
+        with open(Path(self.root) / f"{tar}{extension[:-1]}", "rb") as file:
+            file.seek(self.offsets[position])
+            content = file.read(self.sizes[position])
+        if len(content) != self.sizes[position]:
+            raise OSError(errno.EIO, f"{len(content)} of {self.sizes[position]} bytes")
+        return content
+
     def _text(self) -> str:
-        return "".join(f"{path}\t{size}\n" for path, size in zip(self.paths, self.sizes, strict=True))
+        if not self.tars:
+            return "".join(f"{path}\t{size}\n" for path, size in zip(self.paths, self.sizes, strict=True))
+        lines = [f"{TAR_HEADER}{len(self.tars)}\t{len(self.names)}", *(f"{tar.name}\t{tar.bytes}" for tar in self.tars)]
+        lines += self.names
+        lines += (f"{p}\t{size}\t{at}" for p, size, at in zip(self.paths, self.sizes, self.offsets, strict=True))
+        return "".join(f"{line}\n" for line in lines)
+
+    @classmethod
+    def _from_lines_of_tars(cls, lines: list[str], root: str) -> Self:
+        num_tars, num_names = map(int, lines[0].removeprefix(TAR_HEADER).split("\t"))
+        tars = (line.rsplit("\t", 1) for line in lines[1 : 1 + num_tars])
+        names = tuple(lines[1 + num_tars : 1 + num_tars + num_names])
+        rows = [line.rsplit("\t", 2) for line in lines[1 + num_tars + num_names :]]
+        width = len(str(num_names - 1))
+        return cls(
+            root,
+            tuple(f"{label:0{width}d}" for label in range(num_names)),
+            tuple(path for path, _, _ in rows),
+            tuple(int(size) for _, size, _ in rows),
+            tuple(int(offset) for _, _, offset in rows),
+            names,
+            tuple(Tar(name, int(size)) for name, size in tars),
+        )
 
 
 def list_pictures(root: str | os.PathLike[str], name: str) -> Listing:

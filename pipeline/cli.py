@@ -159,6 +159,7 @@ def build_shards(
     from ..manifests.storage import Storage
     from .build import Build
     from .environment import check_device
+    from .estimate import warn_of_long_work
     from .preview import write_previews
     from .release import excess_failures, release
     from .settle import driver_lock, gather, settle
@@ -172,13 +173,16 @@ def build_shards(
     # A cluster's devices are not this machine's, which only settles the directions.
     own_device = check_device(device if executor == "local" else "auto")
     worker_device = own_device if executor == "local" else device
-    ingredients = gather(loaded, weights, parse_inputs(inputs), timing_only=dry_run)
+    ingredients = gather(loaded, weights, parse_inputs(inputs), timing_only=dry_run, storage=storage)
     if dry_run:
         _print_estimate(ingredients, storage, own_device, names)
         return
     with driver_lock(storage):
         dataset = settle(ingredients, storage, own_device)
         settings = WorkerSettings(storage.absolute, worker_device, ingredients.weights, ingredients.roots)
+        cores = workers or len(os.sched_getaffinity(0))
+        for line in warn_of_long_work(dataset, names, worker_device, cores):
+            click.echo(f"warning: {line}", err=True)
         pool = _make_pool(settings, executor, workers, address)
         build = Build(dataset, pool, names)
         try:
@@ -273,8 +277,9 @@ def _print_estimate(ingredients: "Ingredients", storage: "Storage", device: str,
         size, seconds = size + row.bytes, seconds + row.device_seconds
     free = storage.free_bytes()
     click.echo(f"one device ({describe_environment(device).device}): {format_seconds(seconds)}")
-    if ingredients.untrained is not None:
-        click.echo("timed with random weights of the same shape; bytes from a typical photograph")
+    if ingredients.stand_ins:
+        absent = ", ".join(ingredients.stand_ins)
+        click.echo(f"timed with random weights of the same shape for {absent}; bytes from a typical photograph")
     click.echo(f"disk: {format_bytes(size)} needed, {format_bytes(free) if free is not None else 'unknown'} free")
 
 
@@ -402,5 +407,26 @@ def fit_generator(out: Path, steps: int, seed: int, confounding: float, device: 
             display.update(progress.step, steps, losses)
     click.echo(f"wrote {out / 'config.json'} and {out / 'pytorch_model.bin'}")
     report = measure_generator(out, settings.confounding, device)
+    (out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    click.echo(json.dumps(report, indent=2))
+
+
+@cli.command("fit-encoder")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for encoder.pth.")
+@click.option("--epochs", type=click.IntRange(min=1), default=6, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option(
+    "--confounding", type=click.FloatRange(0, 1), default=0.8, show_default=True, help="a of the training pictures."
+)
+def fit_encoder(out: Path, epochs: int, seed: int, confounding: float) -> None:
+    """Train the mini world's perceptual encoder, which its transfers compare pictures by, and measure it."""
+    from ..manifests.console import ProgressDisplay
+    from . import fit_encoder as fitting
+
+    settings = fitting.EncoderSettings(seed=seed, epochs=epochs, confounding=confounding)
+    with ProgressDisplay("fit-encoder", "steps") as display:
+        for progress in fitting.fit_encoder(out, settings):
+            display.update(progress.step, progress.steps, f"cross entropy {progress.loss:.2f}")
+    report = fitting.measure_encoder(out, confounding)
     (out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     click.echo(json.dumps(report, indent=2))

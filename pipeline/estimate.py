@@ -1,22 +1,26 @@
 """What a recipe will cost: samples, shards, bytes and device time, from a short timing on the device at hand."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..manifests.sources.stream import Stream, StreamPlan
-from ..manifests.sources.transfer import TransferredStream
+from ..manifests.console import format_seconds
+from ..manifests.dataset import Dataset
+from ..manifests.sources.stream import Rehearsal, StreamPlan
 from ..manifests.storage import Storage
 from .directions import exact_directions
 from .encode import encode_image
+from .release import RecordStore
 from .rendering import RenderContext
 from .settle import Ingredients
-from .sources import RENDERERS
+from .sources import RENDERERS, WORK
 
 # Measured: JPEG quality 95, 4:4:4, of photographs at 256 px. For weights that are not at hand.
 TYPICAL_BYTES_PER_PIXEL = 0.73
+# Of one core with AVX-512 in fp32 convolutions, measured: good to a factor of two or three.
+CPU_FLOP_PER_SECOND = 8e10
 
 
 @dataclass(frozen=True)
@@ -44,8 +48,9 @@ def estimate_streams(
     for name in names:
         stream = recipe.stream(name)
         plan = StreamPlan(stream, facts)
-        count = _timed_samples(stream, context)
-        rehearsed, factor = stream.rehearsal()
+        rehearsal = stream.rehearsal(device == "cpu")
+        rehearsed = rehearsal.stream
+        count = _timed_samples(rehearsal, context)
         samples = rehearsed.samples(facts, np.arange(min(count, plan.count)))
         if stream.uses_generator and device == "cpu":
             # A whole batch of a large generator takes minutes on a CPU.
@@ -62,19 +67,48 @@ def estimate_streams(
         if stream.uses_generator and ingredients.generator is None:
             assert facts.generator is not None
             size = TYPICAL_BYTES_PER_PIXEL * facts.generator.resolution**2
-        if isinstance(stream, TransferredStream):
-            size = TYPICAL_BYTES_PER_PIXEL * stream.crop**2  # stand-ins are noise
+        if rehearsal.side is not None:
+            size = TYPICAL_BYTES_PER_PIXEL * rehearsal.side**2
         # Each tar member costs a header and padding: three members, about 2.5 kB.
         yield StreamEstimate(
-            name, plan.count, plan.num_shards, plan.count * (size + 2500), plan.count * factor * seconds / len(samples)
+            name,
+            plan.count,
+            plan.num_shards,
+            plan.count * (size + 2500),
+            plan.count * rehearsal.factor * seconds / len(samples),
         )
 
 
-def _timed_samples(stream: Stream, context: RenderContext) -> int:
-    if isinstance(stream, TransferredStream):
-        return 2 if context.device == "cpu" else 2 * stream.batch_size
-    if not stream.uses_generator:
-        return 32
+def warn_of_long_work(dataset: Dataset, names: Sequence[str], device: str, workers: int) -> Iterator[str]:
+    """One line for each stream whose missing shards would take CPU workers more than an hour of optimisation."""
+    if device != "cpu":
+        return
+    store = RecordStore(dataset.storage)
+    for name in names:
+        plan = dataset.plan(name)
+        missing = store.missing_shards(name, plan.num_shards)
+        count = sum(plan.shard_size(int(index)) for index in missing)
+        flop = count * WORK[plan.stream.source](plan.stream, dataset.roots) if plan.stream.source in WORK else 0.0
+        seconds = flop / CPU_FLOP_PER_SECOND / workers
+        if seconds > 3600:
+            yield (
+                f"stream {name}: {count:,} images by optimisation are {format_flop(flop)}, about "
+                f"{format_seconds(seconds)} for {workers} CPU workers; --dry-run measures, and a GPU is far faster"
+            )
+
+
+def format_flop(flop: float) -> str:
+    """`2.0 EFLOP`."""
+    for prefix in "GTPE":
+        flop /= 1000 if prefix != "G" else 1e9
+        if flop < 1000 or prefix == "E":
+            break
+    return f"{flop:.1f} {prefix}FLOP"
+
+
+def _timed_samples(rehearsal: Rehearsal, context: RenderContext) -> int:
+    if not rehearsal.stream.uses_generator:
+        return rehearsal.samples
     assert context.facts.generator is not None
     if context.device != "cpu":
         return context.batch_size

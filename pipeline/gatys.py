@@ -12,13 +12,22 @@ from .kernels import repeatable_kernels
 from .vgg import Vgg
 
 CONTENT_LAYER = 3  # conv_4; style is taken at all five
-CONTENT_WEIGHT = 0.1
-STYLE_WEIGHT = 1e6
 
 # As in torch.optim.LBFGS: pairs kept, least curvature y.s of a pair, least descent of a move.
 HISTORY = 100
 LEAST_CURVATURE = 1e-10
 LEAST_DESCENT = 1e-9
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Factors of the two losses; the released ones suit torchvision's VGG-19, whose activations are large."""
+
+    content: float = 0.1
+    style: float = 1e6
+
+
+RELEASED = LossWeights()
 
 
 @dataclass(frozen=True)
@@ -63,17 +72,30 @@ def find_targets(network: Vgg, contents: Tensor, styles: Tensor) -> Targets:
         return Targets(content, tuple(gram_matrix(features) for features in network(styles)))
 
 
-def transfer_losses(network: Vgg, images: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
+def evaluation_flop(network: Vgg, side: int) -> float:
+    """FLOP of one evaluation of an image of `side` pixels: convolutions and Gram matrices, each forward and back."""
+    flop, area = 0.0, float(side**2)
+    for weight, pooled in zip(network.weights, (*network.pooled, False), strict=True):
+        flop += 4 * area * (weight.numel() + len(weight) ** 2)
+        area /= 4 if pooled else 1
+    return flop
+
+
+def transfer_losses(
+    network: Vgg, images: Tensor, targets: Targets, weights: LossWeights = RELEASED
+) -> tuple[Tensor, Tensor]:
     """Weighted content and style loss [N] of images [N, 3, H, W], each of its image alone."""
     content, style = [], []
     for layer, (features, gram) in enumerate(zip(network(images), targets.grams, strict=True)):
         if layer == CONTENT_LAYER:
             content.append((features - targets.content).to(gram.dtype).square().flatten(1).mean(1))
         style.append((gram_matrix(features) - gram).square().flatten(1).mean(1))
-    return CONTENT_WEIGHT * content[0], STYLE_WEIGHT * torch.stack(style).sum(0)
+    return weights.content * content[0], weights.style * torch.stack(style).sum(0)
 
 
-def transfer_styles(network: Vgg, pairs: Iterable[Pair], num_slots: int) -> Iterator[Transferred]:
+def transfer_styles(
+    network: Vgg, pairs: Iterable[Pair], num_slots: int, weights: LossWeights = RELEASED
+) -> Iterator[Transferred]:
     """Optimise pairs in a batch of `num_slots`, yielding each image when it has had its evaluations.
 
     A finished image leaves, and the next pair takes its slot: which pair is in which slot when is a function of the
@@ -108,7 +130,7 @@ def transfer_styles(network: Vgg, pairs: Iterable[Pair], num_slots: int) -> Iter
         # Evaluate.
         with torch.enable_grad(), repeatable_kernels():
             variables = images.requires_grad_()
-            content, style = transfer_losses(network, variables, targets)
+            content, style = transfer_losses(network, variables, targets, weights)
             (gradient,) = torch.autograd.grad((content + style).sum(), variables)
         images = images.detach()
         # Leave or move.

@@ -1,33 +1,38 @@
 """Files of network weights that streams read: where each comes from when `--input` does not say."""
 
-from collections.abc import Callable
-from functools import partial
+from importlib.resources import files
 from pathlib import Path
 
 from ..manifests.errors import UsageError
 from .adain import PORT
-from .vgg import download_vgg19
+from .vgg import download_vgg19, vgg19_place
 from .weights import cache_folder
+
+# Of AdaIN, which nobody may download for their user: file and size by the input's name.
+_ADAIN_FILES = {"vgg-normalised": ("vgg_normalised.pth", "80 MB"), "decoder": ("decoder.pth", "14 MB")}
 
 
 def find_network_file(name: str, recipe: str) -> Path:
     """The file of a known network, downloaded if that may be done. Raises UsageError that says what to get and how."""
-    if name in _KNOWN:
-        return _KNOWN[name]()
-    raise UsageError(f"recipe {recipe!r} reads input {name!r}: give it with --input {name}=FILE")
-
-
-def _look_up(name: str, file: str, size: str) -> Path:
-    path = cache_folder() / file
-    if not path.is_file():
+    place = network_place(name)
+    if place is None:
+        raise UsageError(f"recipe {recipe!r} reads input {name!r}: give it with --input {name}=FILE")
+    if name == "vgg19":
+        return download_vgg19()
+    if name in _ADAIN_FILES and not place.is_file():
+        file, size = _ADAIN_FILES[name]
         raise UsageError(
-            f"AdaIN needs {file} ({size}) of {PORT}; put it at {path}, or give it with --input {name}=FILE"
+            f"AdaIN needs {file} ({size}) of {PORT}; put it at {place}, or give it with --input {name}=FILE"
         )
-    return path
+    return place
 
 
-_KNOWN: dict[str, Callable[[], Path]] = {
-    "vgg19": download_vgg19,
-    "vgg-normalised": partial(_look_up, "vgg-normalised", "vgg_normalised.pth", "80 MB"),
-    "decoder": partial(_look_up, "decoder", "decoder.pth", "14 MB"),
-}
+def network_place(name: str) -> Path | None:
+    """Where the file of a known network is, or would be; None where nothing is known of it."""
+    if name == "mini-encoder":
+        return Path(str(files(__package__) / "data" / "mini-encoder" / "encoder.pth"))
+    if name == "vgg19":
+        return vgg19_place()
+    if name in _ADAIN_FILES:
+        return cache_folder() / _ADAIN_FILES[name][0]
+    return None

@@ -76,7 +76,7 @@ def read_listed(listing: Listing, name: str, path: str) -> bytes:
     """
     root = Path(listing.root)
     try:
-        return (root / path).read_bytes()
+        return listing.read(path)
     except OSError as error:
         if not root.is_dir():
             raise GenintError(f"input {name}: no folder {root} on this machine") from error

@@ -7,8 +7,14 @@ from collections.abc import Mapping, Sequence
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from ..manifests.dataset import Dataset
+from ..manifests.errors import GenintError
 from ..manifests.manifest import shard_name
 from ..manifests.shard import Index, load_index, read_sample
+from ..manifests.sources.stream import Sample
+from ..manifests.sources.transfer import TransferredStream
+from .pictures import LostImageError
+from .rendering import RenderContext
+from .sources.transfer import read_reference
 
 TILE = 96
 CAPTION = 14
@@ -53,13 +59,12 @@ def _first_samples(dataset: Dataset, name: str) -> tuple[str, dict[str, list[tup
     """The leading samples of the first shard, by class in label order, with what was done to them."""
     plan = dataset.plan(name)
     class_names = plan.stream.class_names(dataset.facts)
-    wanted: dict[int, list[str]] = {}
-    captions: dict[str, str] = {}
+    parts = _Parts(dataset, name)
+    wanted: dict[int, list[Sample]] = {}
     for sample in plan.samples(0):
-        keys = wanted.setdefault(sample.class_label, [])
-        if len(keys) < MAX_COLUMNS:
-            keys.append(sample.key)
-            captions[sample.key] = _caption(sample.parameters)
+        chosen = wanted.setdefault(sample.class_label, [])
+        if len(chosen) < MAX_COLUMNS // (1 + parts.count):
+            chosen.append(sample)
     rows: dict[str, list[tuple[Image.Image, str]]] = {}
     with dataset.storage.fetched(shard_name(name, 0)) as path:
         with dataset.storage.fetched(shard_name(name, 0).removesuffix(".tar") + ".idx") as index:
@@ -68,17 +73,42 @@ def _first_samples(dataset: Dataset, name: str) -> tuple[str, dict[str, list[tup
         try:
             for label in sorted(wanted)[:MAX_ROWS]:
                 tiles: list[tuple[Image.Image, str]] = []
-                for key in wanted[label]:
-                    if key in members:  # a hole otherwise
-                        content = read_sample(file, members[key])[plan.stream.extension]
-                        tiles.append((Image.open(io.BytesIO(content)), captions[key]))
+                for sample in wanted[label]:
+                    if sample.key in members:  # a hole otherwise
+                        content = read_sample(file, members[sample.key])[plan.stream.extension]
+                        tiles += parts.read(sample)
+                        tiles.append((Image.open(io.BytesIO(content)), _caption(sample.parameters)))
                 rows[class_names[label]] = tiles
         finally:
             os.close(file)
     return f"{dataset.recipe.name} / {name}: {plan.count:,} samples, {plan.stream.source}", rows
 
 
+class _Parts:
+    """Content and style of each sample of a transferred stream; of others, nothing."""
+
+    def __init__(self, dataset: Dataset, name: str) -> None:
+        self._stream = dataset.recipe.stream(name)
+        self._context = RenderContext(dataset.recipe, dataset.facts, dataset.storage, "cpu", roots=dataset.roots)
+        self.count = 2 if isinstance(self._stream, TransferredStream) else 0
+
+    def read(self, sample: Sample) -> list[tuple[Image.Image, str]]:
+        """The pictures that a sample was made of; a grey one stands for an input that is not on this machine."""
+        if not isinstance(self._stream, TransferredStream):
+            return []
+        tiles = []
+        for part in ("content", "style"):
+            try:
+                picture = read_reference(self._context, self._stream, sample.parameters[part])
+            except (LostImageError, GenintError):
+                picture = Image.new("RGB", (TILE, TILE), "grey")
+            tiles.append((picture, part))
+        return tiles
+
+
 def _caption(parameters: Mapping[str, object]) -> str:
     if "direction" in parameters:
         return f"v{parameters['direction']}  {parameters['step_size']:+.1f}"
+    if "content" in parameters:
+        return f"result, {parameters['evaluations']} eval." if "evaluations" in parameters else "result"
     return ""

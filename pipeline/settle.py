@@ -14,19 +14,19 @@ from pytorch_pretrained_biggan import BigGAN, BigGANConfig
 
 from ..manifests.dataset import PLAN, Dataset, PlanEntry, directions_name, input_name
 from ..manifests.directions import Directions, first_directions, load_directions, save_directions
-from ..manifests.errors import UsageError
-from ..manifests.inputs import imagenet_wnids, list_images, list_pictures
+from ..manifests.errors import FormatError, UsageError
+from ..manifests.inputs import Listing, imagenet_wnids
 from ..manifests.manifest import RECIPE, RECORDS, Fingerprint, GeneratorEntry, Input
 from ..manifests.recipe import MINI_GENERATOR, Recipe
 from ..manifests.shard import sha256_of_file
 from ..manifests.sources.stream import Facts, GeneratorFacts
 from ..manifests.storage import Storage
+from ..manifests.tar_inputs import list_input
 from .directions import exact_directions, sampled_directions
 from .generator import PUBLISHED_CONFIGS, LoadedGenerator, load_generator, make_random_generator
-from .network_files import find_network_file
+from .network_files import find_network_file, network_place
 
 LOCK = f"{RECORDS}/driver.lock"
-LISTERS = {"class folders": list_images, "images": list_pictures}
 
 
 @dataclass(frozen=True)
@@ -47,17 +47,30 @@ class Ingredients:
         return {**{name: listing.root for name, listing in self.facts.inputs.items()}, **networks}
 
     @property
+    def stand_ins(self) -> list[str]:
+        """Networks that random weights stand for, by name; none but for timing."""
+        absent = [
+            name for name, kind in self.recipe.inputs().items() if kind == "weights" and name not in self.networks
+        ]
+        return [*([self.weights] if self.untrained is not None and self.weights else []), *absent]
+
+    @property
     def model(self) -> BigGAN | None:
         return self.generator.model if self.generator else self.untrained
 
 
 def gather(
-    recipe: Recipe, weights: str | None = None, inputs: Mapping[str, str] | None = None, timing_only: bool = False
+    recipe: Recipe,
+    weights: str | None = None,
+    inputs: Mapping[str, str] | None = None,
+    timing_only: bool = False,
+    storage: Storage | None = None,
 ) -> Ingredients:
     """Load the generator's weights, list the inputs and check every stream against them.
 
     weights: a folder with the package's two files; None takes the shipped or published generator of the recipe's name.
     timing_only: random weights stand in for published ones, and nothing is downloaded.
+    storage: where an interrupted build has left its lists of inputs, so that tars are not read through again.
     Raises UsageError or GenintError for whatever is missing or does not fit.
     """
     bound = dict(inputs or {})
@@ -68,8 +81,8 @@ def gather(
     for name, kind in recipe.inputs().items():
         if name not in bound and kind != "weights":
             raise UsageError(f"recipe {recipe.name!r} reads input {name!r}: give it with --input {name}=PATH")
-        if kind in LISTERS:
-            listings[name] = LISTERS[kind](bound[name], name)
+        if kind in ("class folders", "images"):
+            listings[name] = list_input(kind, bound[name], name, _former_list(storage, name))
 
     location: str | None = None
     generator: LoadedGenerator | None = None
@@ -95,14 +108,26 @@ def gather(
     return Ingredients(recipe, location, generator, everything, networks, untrained)
 
 
+def _former_list(storage: Storage | None, name: str) -> Listing | None:
+    if storage is None or not storage.exists(input_name(name)):
+        return None
+    try:
+        return Listing.from_bytes(storage.read(input_name(name)), "")
+    except FormatError:
+        return None  # damaged; it is made again
+
+
 def find_networks(recipe: Recipe, bound: Mapping[str, str], known_only: bool = False) -> dict[str, Path]:
     """Files of the network weights that a recipe's streams read, downloaded where need be.
 
-    known_only: leave out what is not bound to a file.
+    known_only: leave out what is neither bound to a file nor on this machine.
     """
     networks = {}
     for name, kind in recipe.inputs().items():
-        if kind != "weights" or (known_only and name not in bound):
+        if kind != "weights":
+            continue
+        place = network_place(name)
+        if known_only and name not in bound and not (place is not None and place.is_file()):
             continue
         path = Path(bound[name]) if name in bound else find_network_file(name, recipe.name)
         if not path.is_file():

@@ -121,9 +121,14 @@ def random_state(channels: tuple[int, ...], seed: int) -> dict[str, Tensor]:
     return state
 
 
+def vgg19_place() -> Path:
+    """Where torchvision's weights are once they have been downloaded: in torch's own cache."""
+    return cache_folder() / VGG19_URL.rpartition("/")[2]
+
+
 def download_vgg19() -> Path:
-    """torchvision's weights, downloaded once into torch's own cache."""
-    path = cache_folder() / VGG19_URL.rpartition("/")[2]
+    """torchvision's weights, downloaded once."""
+    path = vgg19_place()
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

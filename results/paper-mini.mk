@@ -14,7 +14,8 @@ MINI := $(DATA)/mini
 ROWS := erm mixup autoaugment stylized gan-augmentation genint genint-transfer
 GENERATED := observational interventional
 ALL_ROWS := $(ROWS) $(GENERATED:%=generated-%)
-RUNS := $(foreach row,$(ALL_ROWS),$(SEEDS:%=$(TRAIN)/$(row)/seed-%))
+# Seed by seed, so that what is stopped early has all rows.
+RUNS := $(foreach seed,$(SEEDS),$(ALL_ROWS:%=$(TRAIN)/%/seed-$(seed)))
 
 # One at a time from t = 1, k = 20, s = 100 % (figure 6).
 POINTS := t1-k20-s1 t0.5-k20-s1 t1-k5-s1 t1-k40-s1 t1-k20-s0.5 t1-k20-s2 t1-k20-s3
@@ -49,15 +50,15 @@ $(DATA)/sweep/%/manifest.json:
 
 # Training: TRAIN/ROW/seed-N, and what the choices need
 
-row = $(patsubst $(TRAIN)/%/,%,$(dir $(@D)))
-seed = $(patsubst seed-%,%,$(notdir $(@D)))
+run_row = $(patsubst $(TRAIN)/%/,%,$(dir $(@D)))
+run_seed = $(patsubst seed-%,%,$(notdir $(@D)))
 ROW_STREAMS_generated-observational := --preset mini-generated --streams observational
 ROW_STREAMS_generated-interventional := --preset mini-generated --streams interventional
-preset = $(or $(ROW_STREAMS_$(row)),--preset mini-$(row))
+run_preset = $(or $(ROW_STREAMS_$(run_row)),--preset mini-$(run_row))
 
 $(RUNS:%=%/done): $(MINI)/manifest.json $(DATA)/mini-stylized/manifest.json
-	$(BIN)/genint-train --shards $(MINI) $(if $(filter stylized,$(row)),--shards $(DATA)/mini-stylized) $(preset) \
-	    --set seed=$(seed) --out $(@D)
+	$(BIN)/genint-train --shards $(MINI) $(if $(filter stylized,$(run_row)),--shards $(DATA)/mini-stylized) \
+	    $(run_preset) --set seed=$(run_seed) --out $(@D)
 	touch $@
 
 $(TRAIN)/choice/genint-lambda-%/done: $(MINI)/manifest.json

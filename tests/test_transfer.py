@@ -16,14 +16,17 @@ from genint.manifests.errors import RecipeError, UsageError
 from genint.manifests.inputs import Listing, list_pictures
 from genint.manifests.manifest import load_manifest, read_records
 from genint.manifests.recipe import load_recipe, read_recipe
-from genint.manifests.shard import load_index, read_sample
+from genint.manifests.shard import load_index, read_sample, sha256_of_file
 from genint.manifests.sources.stream import Facts
 from genint.manifests.storage import Storage
-from genint.pipeline import gatys, vgg, worker
+from genint.pipeline import estimate, preview, vgg, worker
 from genint.pipeline.adain import make_random_adain
+from genint.pipeline.fit_encoder import EncoderSettings, fit_encoder, measure_encoder
+from genint.pipeline.gatys import evaluation_flop
+from genint.pipeline.network_files import network_place
 from genint.pipeline.settle import gather
-from genint.pipeline.vgg import random_state
-from PIL import Image
+from genint.pipeline.vgg import load_vgg, make_random_vgg, random_state
+from PIL import ExifTags, Image
 
 RunCli = Callable[..., Any]
 
@@ -215,7 +218,7 @@ def test_losses_of_another_device_are_no_difference_of_parameters(
     build: RunCli, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     assert build().exit_code == 0
-    monkeypatch.setattr(gatys, "CONTENT_WEIGHT", 0.2)  # stands for another device's floating point
+    monkeypatch.setattr(vgg, "STANDARD_DEVIATION", (0.23, 0.23, 0.23))  # stands for another device's floating point
     rebuild = ("verify", tmp_path / "dataset", "--rebuild", 100, "--device", "cpu", *build.inputs)
     result = run_cli(*rebuild)
     assert result.exit_code == 1
@@ -441,6 +444,16 @@ def test_shipped_recipes_name_their_inputs(name: str) -> None:
     assert ("decoder" in kinds) == ("vgg19" not in kinds)
 
 
+def test_dry_run_names_the_networks_that_random_weights_stand_for(
+    build: RunCli, run_cli: RunCli, weights: dict[str, Path], photos: Path, paintings: Path, tmp_path: Path
+) -> None:
+    assert "random weights" not in build("dataset", "--dry-run").out
+    inputs = [f"--input={name}={path}" for name, path in {"photos": photos, "paintings": paintings}.items()]
+    recipe = tmp_path / "recipe.toml"
+    result = run_cli("build-shards", recipe, "--dry-run", *inputs, f"--input=tiny-vgg={weights['tiny-vgg']}")
+    assert "random weights of the same shape for vgg-normalised, decoder" in result.out
+
+
 def test_dry_run_times_transfers_without_weights_or_earlier_streams(build: RunCli, tmp_path: Path) -> None:
     result = build("dataset", "--dry-run")
     assert result.exit_code == 0, result.err
@@ -449,7 +462,118 @@ def test_dry_run_times_transfers_without_weights_or_earlier_streams(build: RunCl
     assert not (tmp_path / "dataset").exists()
 
 
+# Long work.
+
+
+def test_flop_of_an_evaluation_are_those_of_the_paper() -> None:
+    # 14.7 GFLOP forward and as many back, and 5.4 of the Gram matrices.
+    assert evaluation_flop(make_random_vgg(), 256) == pytest.approx(34.8e9, rel=0.01)
+
+
+def test_optimisation_of_more_than_an_hour_on_a_cpu_is_announced_with_its_flop(
+    build: RunCli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "warning" not in build("dataset").err
+    monkeypatch.setattr(estimate, "CPU_FLOP_PER_SECOND", 1e3)
+    result = build("slow")
+    # 24 images of 5.5 evaluations of 1.9 MFLOP; the streams of one forward pass say nothing.
+    (line,) = [line for line in result.err.splitlines() if line.startswith("warning")]
+    assert line.startswith("warning: stream transfer: 24 images by optimisation are 0.3 GFLOP, about ")
+    assert "warning" not in build("slow").err  # nothing is left to do
+
+
+@pytest.mark.parametrize(("flop", "text"), [(2.0e18, "2.0 EFLOP"), (3.5e10, "35.0 GFLOP"), (7e21, "7000.0 EFLOP")])
+def test_flop_are_said_in_units_people_use(flop: float, text: str) -> None:
+    assert estimate.format_flop(flop) == text
+
+
+# The mini world.
+
+
+def test_shipped_encoder_is_the_one_that_was_measured_and_small() -> None:
+    folder = network_place("mini-encoder").parent
+    report = json.loads((folder / "report.json").read_text())
+    assert report["weights_sha256"] == sha256_of_file(folder / "encoder.pth")
+    assert (folder / "encoder.pth").stat().st_size <= 2_000_000
+    assert report["recognised"] >= 0.95
+    assert all(abs(activation - 1) < 0.05 for activation in report["activations"])
+    assert measure_encoder(folder, 0.8)["recognised"] == pytest.approx(report["recognised"], abs=0.005)
+
+
+def test_encoder_of_a_short_training_has_activations_of_size_one_and_can_be_loaded(tmp_path: Path) -> None:
+    settings = EncoderSettings(epochs=1, num_objects=300)
+    steps = list(fit_encoder(tmp_path, settings))
+    assert [step.step for step in steps] == [1, 2, 3]
+    again = tmp_path / "again"
+    list(fit_encoder(again, settings))
+    assert (again / "encoder.pth").read_bytes() == (tmp_path / "encoder.pth").read_bytes()
+    outputs = load_vgg(tmp_path / "encoder.pth")(torch.rand(2, 3, 32, 32))
+    assert [output.shape[2] for output in outputs] == [32, 32, 16, 16, 8]
+    report = measure_encoder(tmp_path, 0.8)
+    assert all(abs(activation - 1) < 0.1 for activation in report["activations"])
+
+
+def test_contact_sheet_of_transfers_shows_content_style_and_result(build: RunCli, tmp_path: Path) -> None:
+    assert build().exit_code == 0
+    dataset = load_dataset(str(tmp_path / "dataset"))
+    (sample, *_) = dataset.plan("transfer").samples(0)
+    tiles = preview._Parts(dataset, "transfer").read(sample)
+    content = read_stream(tmp_path / "dataset", "natural")[sample.parameters["content"]["key"]]["png"]
+    style = read_stream(tmp_path / "dataset", "observational")[sample.parameters["style"]["key"]]["png"]
+    assert [caption for _, caption in tiles] == ["content", "style"]
+    assert all(np.array_equal(image, decode(png)) for (image, _), png in zip(tiles, (content, style), strict=True))
+    # Pictures of an input that is not here are grey, and the sheet is drawn all the same.
+    (sample, *_) = dataset.plan("stylized").samples(0)
+    assert [np.unique(image).tolist() for image, _ in preview._Parts(dataset, "stylized").read(sample)] == [[128]] * 2
+    assert preview.write_previews(dataset, ["stylized", "natural"])
+
+
 # Real photographs.
+
+
+@pytest.mark.parametrize("stream", ["transfer", "stylized"])
+def test_photographs_of_every_kind_are_upright_and_of_one_geometry(
+    run_cli: RunCli, weights: dict[str, Path], tmp_path: Path, stream: str
+) -> None:
+    folder = tmp_path / "photos" / "ant"
+    folder.mkdir(parents=True)
+    picture = Image.new("RGB", (60, 40), "white")
+    picture.paste("black", (0, 0, 60, 20))  # the upper half
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 3
+    picture.transpose(Image.Transpose.ROTATE_180).save(folder / "exif.jpg", exif=turned)
+    for name, mode in (("plain", "RGB"), ("grey", "L"), ("cmyk", "CMYK")):
+        picture.convert(mode).save(folder / f"{name}.jpg")
+    picture.resize((3, 2)).save(folder / "tiny.png")
+    picture.resize((1500, 1000)).save(folder / "large.jpg")
+    (folder / "cut.jpg").write_bytes((folder / "large.jpg").read_bytes()[:400])
+    recipe = tmp_path / "recipe.toml"
+    options = 'encoder = "tiny-vgg"\nevaluations = [1, 1]' if stream == "transfer" else "alpha = 0.0"
+    recipe.write_text(
+        f'name = "kinds"\nseed = 1\n[[streams]]\nname = "made"\nsource = "{stream}"\ncontent = "photos"\n'
+        f'style = "styles"\n{options}\nresize = 40\ncrop = 32\nmax_failures = 1.0\nimage_format = "png"\n'
+    )
+    (tmp_path / "styles").mkdir()
+    picture.convert("CMYK").save(tmp_path / "styles" / "cmyk.jpg")
+    used = {"tiny-vgg"} if stream == "transfer" else {"vgg-normalised", "decoder"}
+    inputs = {"photos": tmp_path / "photos", "styles": tmp_path / "styles", **{name: weights[name] for name in used}}
+    bound = [f"--input={name}={path}" for name, path in inputs.items()]
+    result = run_cli("build-shards", recipe, "--out", tmp_path / "dataset", "--workers", 1, *bound)
+    assert result.exit_code == 0, result.err
+    made = {
+        Path(json.loads(sample["json"])["content"]["path"]).stem: decode(sample["png"]).astype(int)
+        for sample in read_stream(tmp_path / "dataset", "made").values()
+    }
+    assert made.keys() == {"exif", "plain", "grey", "cmyk", "tiny", "large"}
+    assert {pixels.shape for pixels in made.values()} == {(32, 32, 3)}
+    if stream == "transfer":  # an image that was evaluated once is its content
+        for name in ("exif", "grey", "cmyk", "large"):
+            assert made[name][:12].max() < 40 and made[name][20:].min() > 215, name
+    else:
+        assert np.abs(made["exif"] - made["plain"]).mean() < 3 and np.abs(made["grey"] - made["plain"]).mean() < 3
+    storage = Storage(tmp_path / "dataset")
+    (record,) = read_records(storage, load_manifest(storage).stream("made"))
+    assert [failure.detail.partition(":")[0] for failure in record.failures] == ["ant/cut.jpg"]
 
 
 def test_photographs_of_imagenet_are_transferred(

@@ -1,6 +1,6 @@
 """Streams of natural images repacked from a folder of class folders (ImageFolder layout)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -18,7 +18,10 @@ class NaturalStream(Stream):
     role: ClassVar[Role] = "natural"
 
     source: Literal["natural"]
-    images: Name = Field(description="Name of the input, bound by --input NAME=DIR.")
+    images: Name = Field(
+        description="Name of the input, bound by --input NAME=PATH: a folder with one folder a class, or WebDataset "
+        "tars (one, or a folder of them) with `.cls` or a `class_name` in `.json`."
+    )
     labels: Literal["folders", "imagenet"] = Field(
         "folders",
         description="folders: position of the class folder among the sorted ones; imagenet: the wnid's of ILSVRC 2012.",
@@ -32,15 +35,27 @@ class NaturalStream(Stream):
 
     def check(self, facts: Facts) -> None:
         known = set(self.class_names(facts))
-        for folder in facts.inputs[self.images].folders:
-            if folder not in known:
+        for _, name in self._folders(facts):
+            if name not in known:
                 raise RecipeError(
-                    f"streams.{self.name}.labels = {self.labels!r}: folder {folder!r} is not a wnid of ILSVRC 2012; "
+                    f"streams.{self.name}.labels = {self.labels!r}: folder {name!r} is not a wnid of ILSVRC 2012; "
                     'use labels = "folders" for other classes'
                 )
 
     def class_names(self, facts: Facts) -> Sequence[str]:
-        return imagenet_wnids() if self.labels == "imagenet" else facts.inputs[self.images].folders
+        return imagenet_wnids() if self.labels == "imagenet" else facts.inputs[self.images].class_names
+
+    def _folders(self, facts: Facts) -> Iterator[tuple[str, str]]:
+        """Each folder that holds images, with its class name."""
+        listing = facts.inputs[self.images]
+        names = listing.class_names
+        numbered = all(name == str(label) for label, name in enumerate(names))
+        if self.labels == "imagenet" and numbered and len(names) <= len(imagenet_wnids()):
+            # Tars of ILSVRC 2012 that hold nothing but `.cls` number its sorted wnids.
+            names = imagenet_wnids()[: len(names)]
+        for folder, name, members in zip(listing.folders, names, listing.class_ranges(), strict=True):
+            if members:
+                yield folder, name
 
     def count(self, facts: Facts) -> int:
         return len(facts.inputs[self.images].paths)
@@ -50,23 +65,23 @@ class NaturalStream(Stream):
 
     def samples(self, facts: Facts, indices: NDArray[np.int64]) -> list[Sample]:
         listing = facts.inputs[self.images]
-        names = self.class_names(facts)
-        labels = {name: label for label, name in enumerate(names)}
-        return [self._sample(listing, labels, int(index)) for index in indices]
+        labels = {name: label for label, name in enumerate(self.class_names(facts))}
+        classes = {folder: (labels[name], name) for folder, name in self._folders(facts)}
+        return [self._sample(listing, classes, int(index)) for index in indices]
 
-    def _sample(self, listing: Listing, labels: dict[str, int], index: int) -> Sample:
+    def _sample(self, listing: Listing, classes: dict[str, tuple[int, str]], index: int) -> Sample:
         path = listing.paths[index]
-        folder = path.partition("/")[0]
+        label, name = classes[path.partition("/")[0]]
         return Sample(
             self.key(index),
-            labels[folder],
+            label,
             {
                 "source": self.source,
                 "stream": self.name,
                 "input": self.images,
                 "path": path,
                 "sample_index": index,
-                "class_label": labels[folder],
-                "class_name": folder,
+                "class_label": label,
+                "class_name": name,
             },
         )

@@ -107,9 +107,9 @@ class Stream(Table):
         """Sample indices of each class, for streams that others draw from class by class."""
         raise NotImplementedError
 
-    def rehearsal(self) -> tuple["Stream", float]:
-        """A stream that is quick to time, and how many times as long a sample of this one takes."""
-        return self, 1.0
+    def rehearsal(self, on_cpu: bool) -> "Rehearsal":
+        """How to time it on a CPU, or on a device that computes a whole batch as soon as one sample."""
+        return Rehearsal(self)
 
     def key(self, index: int) -> str:
         return f"{self.name}-{index:08d}"
@@ -117,6 +117,20 @@ class Stream(Table):
     @property
     def extension(self) -> str:
         return {"jpeg": "jpg", "png": "png", "webp": "webp"}[self.image_format]
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """How a stream's cost is found quickly.
+
+    stream: takes a `1 / factor` of the time a sample. samples: timed together. side: in pixels, of results whose bytes
+    the rehearsal does not tell, because it is made of stand-ins.
+    """
+
+    stream: Stream
+    factor: float = 1.0
+    samples: int = 32
+    side: int | None = None
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Streams of natural images in the style of other ones (paper, section 4.3), and the Stylized-ImageNet baseline."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -10,7 +11,7 @@ from pydantic import Field, model_validator
 from ..errors import RecipeError
 from ..randomness import Permutation, integers_below, random_words
 from .natural import NaturalStream
-from .stream import Facts, InputKind, Name, Role, Sample, Stream
+from .stream import Facts, InputKind, Name, Rehearsal, Role, Sample, Stream
 
 ADAIN_INPUTS = ("vgg-normalised", "decoder")
 
@@ -26,9 +27,14 @@ class TransferredStream(Stream):
 
     role: ClassVar[Role] = "transferred"
 
-    content: Name = Field(description="An earlier natural stream, or an input with one folder a class.")
+    content: Name = Field(
+        description="An earlier natural stream, or an input: a folder with one folder a class, or WebDataset tars."
+    )
     labels: Literal["folders", "imagenet"] = Field("folders", description="Of a content input, as in natural streams.")
-    style: Name = Field(description="An earlier stream, or an input: a folder of images, or of class folders of them.")
+    style: Name = Field(
+        description="An earlier stream, or an input: a folder of images, or of class folders of them, or of WebDataset "
+        "tars, such as a stream of another dataset (--input NAME=DATASET/STREAM)."
+    )
     num_samples: int | None = Field(None, gt=0, description="Content images to use, drawn at random; all by default.")
     resize: int = Field(300, gt=0, description="Shorter side of content and style in pixels, before the crop.")
     crop: int = Field(256, gt=0, description="Side of the centre crop in pixels: the size of the result.")
@@ -51,6 +57,10 @@ class TransferredStream(Stream):
 
     def reads(self) -> Mapping[str, InputKind]:
         return {self.style: "images", self.content: "class folders"}
+
+    def rehearsal(self, on_cpu: bool) -> Rehearsal:
+        size = min(self.batch_size, 2) if on_cpu else self.batch_size
+        return Rehearsal(self.model_copy(update={"batch_size": size}), samples=2 * size, side=self.crop)
 
     def check(self, facts: Facts) -> None:
         if self.content in facts.streams and facts.streams[self.content].role != "natural":
@@ -120,7 +130,8 @@ class TransferredStream(Stream):
         """Indices of the style images of each class that has any."""
         if self.style in facts.streams:
             return facts.streams[self.style].class_ranges(facts)
-        return facts.inputs[self.style].class_ranges()
+        # Labels of tars may leave numbers out.
+        return [members for members in facts.inputs[self.style].class_ranges() if members]
 
     @staticmethod
     def _reference(facts: Facts, name: str, index: int) -> dict[str, Any]:
@@ -147,6 +158,10 @@ class TransferStream(TransferredStream):
     evaluations: Annotated[list[Evaluations], Field(min_length=2, max_length=2)] = Field(
         [20, 70], description="gatys: least and most evaluations of an image, drawn uniformly for each."
     )
+    content_weight: float = Field(0.1, ge=0, description="gatys: of the content loss; the released one by default.")
+    style_weight: float = Field(
+        1e6, ge=0, description="gatys: of the style loss; the released one, for the large activations of vgg19."
+    )
     alpha: float = Field(1.0, ge=0, le=1, description="adain: strength of the style.")
 
     @model_validator(mode="after")
@@ -159,11 +174,17 @@ class TransferStream(TransferredStream):
     def network_inputs(self) -> Sequence[str]:
         return (self.encoder,) if self.method == "gatys" else ADAIN_INPUTS
 
-    def rehearsal(self) -> tuple[Stream, float]:
+    @property
+    def mean_evaluations(self) -> float:
+        return sum(self.evaluations) / 2
+
+    def rehearsal(self, on_cpu: bool) -> Rehearsal:
+        rehearsal = super().rehearsal(on_cpu)
         if self.method == "adain":
-            return self, 1.0
+            return rehearsal
         few = 3
-        return self.model_copy(update={"evaluations": [few, few]}), sum(self.evaluations) / 2 / few
+        shorter = rehearsal.stream.model_copy(update={"evaluations": [few, few]})
+        return replace(rehearsal, stream=shorter, factor=self.mean_evaluations / few)
 
     def _draws(self, words: NDArray[np.uint64]) -> dict[str, Any]:
         if self.method == "adain":

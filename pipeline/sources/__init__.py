@@ -1,6 +1,6 @@
 """The registry of renderers, one for each source of manifests/sources."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ...manifests.sources.stream import Sample
@@ -8,7 +8,7 @@ from ..rendering import RenderContext, Rendered
 from .generated import render_generated
 from .mini_world import compose_mini_world
 from .natural import repack_natural
-from .transfer import render_transferred
+from .transfer import optimisation_flop, render_transferred
 
 Renderer = Callable[[RenderContext, Any, Sequence[Sample]], Iterator[Rendered]]
 
@@ -20,3 +20,6 @@ RENDERERS: dict[str, Renderer] = {
     "transfer": render_transferred,
     "stylized": render_transferred,
 }
+
+# FLOP a sample, of sources that can take days on the wrong device; by stream and the inputs' places.
+WORK: dict[str, Callable[[Any, Mapping[str, str]], float]] = {"transfer": optimisation_flop}

@@ -16,7 +16,7 @@ from torch import Tensor
 from ...manifests.sources.stream import Sample
 from ...manifests.sources.transfer import ADAIN_INPUTS, TransferredStream, TransferStream
 from ..adain import AdainNetwork, load_adain, make_random_adain
-from ..gatys import Pair, transfer_styles
+from ..gatys import LossWeights, Pair, evaluation_flop, transfer_styles
 from ..pictures import LostImageError, decode_picture, fit_picture, naming, read_listed
 from ..rendering import RenderContext, Rendered
 from ..vgg import DTYPES, Precision, Vgg, load_vgg, make_random_vgg
@@ -71,9 +71,17 @@ def _optimise(
             yield Pair(source.content, source.style, source.sample.parameters["evaluations"])
 
     num_slots = _fit_batch(stream, context.device, len(network.weights[0]))
-    for result in transfer_styles(network, pairs(), num_slots):
+    weights = LossWeights(stream.content_weight, stream.style_weight)
+    for result in transfer_styles(network, pairs(), num_slots, weights):
         losses = {"content_loss": result.content_loss, "style_loss": result.style_loss}
         yield waiting.pop(result.position), result.image, losses
+
+
+def optimisation_flop(stream: TransferStream, roots: Mapping[str, str]) -> float:
+    """FLOP of a sample by optimisation, on average; one forward pass (AdaIN) counts as none."""
+    if stream.method != "gatys":
+        return 0.0
+    return stream.mean_evaluations * evaluation_flop(_vgg(roots[stream.encoder], "cpu", "fp32"), stream.crop)
 
 
 def _feed_forward(
@@ -115,7 +123,7 @@ def _read_sources(
     for position, sample in enumerate(samples):
         try:
             pictures = [
-                _to_tensor(_read_picture(context, stream, sample.parameters[part]), context.device)
+                _to_tensor(read_reference(context, stream, sample.parameters[part]), context.device)
                 for part in ("content", "style")
             ]
         except LostImageError as error:
@@ -124,8 +132,11 @@ def _read_sources(
             yield Source(position, sample, *pictures)
 
 
-def _read_picture(context: RenderContext, stream: TransferredStream, reference: Mapping[str, Any]) -> Image.Image:
-    """The picture that a sample's `content` or `style` refers to, of the stream's geometry."""
+def read_reference(context: RenderContext, stream: TransferredStream, reference: Mapping[str, Any]) -> Image.Image:
+    """The picture that a sample's `content` or `style` refers to, of the stream's geometry.
+
+    Raises LostImageError where it cannot be read, GenintError where its input is not on this machine.
+    """
     if "input" in reference:
         name = reference["path"]
         content = read_listed(context.facts.inputs[reference["input"]], reference["input"], name)

@@ -2,6 +2,7 @@
 
     python tests/benchmarks/bench_transfer.py --seconds 60
     python tests/benchmarks/bench_transfer.py --device cuda --batch-size 16 --evaluations 45
+    python tests/benchmarks/bench_transfer.py --seconds 1 --evaluations 20 --images 4 --without-bf16   # final losses
 
 All sides take turns in one run, over the same pairs and the same number of evaluations, with random weights of VGG-19's
 shape. The joint loop is written afresh from method.md: one torch.optim.LBFGS over a batch of 8, whose backward pass
@@ -28,6 +29,8 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--size", type=int, default=256, help="side of the images in pixels")
     parser.add_argument("--evaluations", type=int, default=3, help="of each image; timing needs few, losses many")
+    parser.add_argument("--images", type=int, help="default: 8, or as many as there are slots")
+    parser.add_argument("--without-bf16", action="store_true", help="CPUs without bf16 arithmetic take hours")
     parser.add_argument("--batch-size", type=int, help="slots of ours; default: 1 on a CPU, 16 elsewhere")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads; 1 is what the pipeline gives a worker")
     arguments = parser.parse_args()
@@ -36,19 +39,20 @@ def main() -> None:
 
     exact = make_random_vgg().to(arguments.device, torch.float32)
     coarse = make_random_vgg().to(arguments.device, torch.bfloat16)
-    count = max(JOINT, slots)
+    count = arguments.images or max(JOINT, slots)
     contents, styles = (make_pictures(count, arguments.size, seed).to(arguments.device) for seed in (1, 2))
     pairs = [Pair(content, style, arguments.evaluations) for content, style in zip(contents, styles, strict=True)]
     contenders: dict[str, Callable[[], Tensor]] = {
         "joint loop fp32": lambda: run_jointly(exact, pairs),
         "genint fp32": lambda: run_ours(exact, pairs, slots),
-        "genint bf16": lambda: run_ours(coarse, pairs, slots),
     }
+    if not arguments.without_bf16:
+        contenders["genint bf16"] = lambda: run_ours(coarse, pairs, slots)
 
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     images: dict[str, Tensor] = {}
     start = time.perf_counter()
-    while not seconds["genint bf16"] or time.perf_counter() - start < arguments.seconds:
+    while not all(seconds.values()) or time.perf_counter() - start < arguments.seconds:
         for name, contender in contenders.items():
             began = time.perf_counter()
             images[name] = contender()
@@ -67,7 +71,10 @@ def main() -> None:
         )
     print("final loss of each image, in fp32")
     for name in contenders:
-        print(f"{name:16} " + " ".join(f"{loss:9.3f}" for loss in final_losses(exact, images[name], pairs)))
+        losses = final_losses(exact, images[name], pairs)
+        print(f"{name:16} " + " ".join(f"{loss:9.3f}" for loss in losses) + f"   mean {statistics.mean(losses):9.3f}")
+    start_losses = final_losses(exact, contents, pairs)
+    print(f"{'at the start':16} " + " ".join(f"{loss:9.3f}" for loss in start_losses))
 
 
 def make_pictures(count: int, size: int, seed: int) -> Tensor:
