@@ -1,8 +1,5 @@
 """Settle everything a dataset depends on before its first shard: generator, inputs, directions, fingerprint."""
 
-import fcntl
-import os
-import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +13,7 @@ from ..manifests.dataset import PLAN, Dataset, PlanEntry, directions_name, input
 from ..manifests.directions import Directions, first_directions, load_directions, save_directions
 from ..manifests.errors import FormatError, UsageError
 from ..manifests.inputs import Listing, imagenet_wnids
+from ..manifests.lock import only_process
 from ..manifests.manifest import RECIPE, RECORDS, Fingerprint, GeneratorEntry, Input
 from ..manifests.recipe import MINI_GENERATOR, Recipe
 from ..manifests.shard import sha256_of_file
@@ -267,15 +265,5 @@ def driver_lock(storage: Storage) -> Iterator[None]:
     if not storage.local:
         yield
         return
-    path = storage.local_path(LOCK)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            raise UsageError(f"{storage}: another build is running here ({file.read().strip()})") from error
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
+    with only_process(storage.local_path(LOCK), f"{storage}: another build is running here"):
         yield

@@ -137,6 +137,17 @@ def test_another_configuration_is_refused_by_what_changed(reference: Path, tmp_p
         run(configure("steps=1", 'streams=["natural", "observational"]'), reference, tmp_path)
 
 
+def test_a_run_that_is_under_way_is_left_to_its_process(reference: Path, tmp_path: Path):
+    configuration, out = configure(), tmp_path / "run"
+    going = train(configuration, open_inputs(configuration, [str(reference)]), out, CPU, Settings())
+    while next(going).step < 2:
+        pass
+    with pytest.raises(UsageError, match=rf"under way \(process {os.getpid()} on "):
+        run(configuration, reference, out)
+    going.close()  # type: ignore[attr-defined]  # a generator
+    assert run(configuration, reference, out)[-1].step == 12
+
+
 def test_only_the_newest_checkpoints_and_the_best_are_kept(reference: Path, tmp_path: Path):
     run(configure("validation_share=0.2", "steps=6"), reference, tmp_path, keep=2, save_every=1, validate_every=2)
     assert [path.name for path in sorted(tmp_path.glob("step-*"))] == ["step-00000005.pt", "step-00000006.pt"]

@@ -6,11 +6,13 @@ import re
 import shutil
 import uuid
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..manifests.errors import FormatError, UsageError
+from ..manifests.lock import only_process
 from .checkpoint import BEST, LAST, read_checkpoint, save_checkpoint
 from .configuration import Configuration
 
@@ -19,6 +21,7 @@ CONFIGURATION = "configuration.toml"
 IDENTITY = "run.json"
 METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
+LOCK = "lock"
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,8 @@ class RunFolder:
         """Raise UsageError where the folder holds something else than a run."""
         if self.path.exists() and not self.path.is_dir():
             raise UsageError(f"--out {self.path}: is a file")
-        if self.path.is_dir() and not (self.path / IDENTITY).is_file() and any(self.path.iterdir()):
+        found = {entry.name for entry in self.path.iterdir()} if self.path.is_dir() else set()
+        if IDENTITY not in found and found - {LOCK}:
             raise UsageError(f"--out {self.path}: holds something else than a run (no {IDENTITY}); name a new folder")
 
     def check_same(self, configuration: Configuration, identity: Mapping[str, Any]) -> None:
@@ -58,6 +62,10 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         _write(self.path / IDENTITY, json.dumps(identity, indent=1, sort_keys=True) + "\n")
         _write(self.path / CONFIGURATION, configuration.to_toml())
+
+    def held(self) -> AbstractContextManager[None]:
+        """Keep other processes from going on with the run meanwhile. Raises UsageError where one does."""
+        return only_process(self.path / LOCK, f"--out {self.path}: this run is under way")
 
     def load_last(self) -> dict[str, Any] | None:
         """The newest checkpoint; None where no step was saved yet."""

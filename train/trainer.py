@@ -148,7 +148,11 @@ def train(
         ranks.wait()
 
     # Only the first rank writes.
-    with stop_requests.listen(), Metrics(folder.path, step) if ranks.is_main else nullcontext() as metrics:
+    with (
+        stop_requests.listen(),
+        folder.held() if ranks.is_main else nullcontext(),
+        Metrics(folder.path, step) if ranks.is_main else nullcontext() as metrics,
+    ):
         for plan in plans:
             if step >= plan.stop:
                 continue
