@@ -107,7 +107,7 @@ def run(
     from .run import load_candidates, make_corrupted, measure, open_test_sets
     from .test_sets.streams import open_streams
 
-    chosen = choose_device(device, torch.cuda.is_available())
+    chosen = choose_device(device, torch.cuda.device_count())
     check_folder(out)
     results = load_results(out)
     candidates = load_candidates(checkpoints)
@@ -201,7 +201,7 @@ def correlation(
     from .analyses import analyse_correlation
     from .results import check_folder, load_results
 
-    chosen = choose_device(device, torch.cuda.is_available())
+    chosen = choose_device(device, torch.cuda.device_count())
     check_folder(out)
     results = load_results(out)
     results.analyses["correlation"] = analyse_correlation(predictor, distributions, test, images, epochs, out, chosen)

@@ -7,14 +7,18 @@ from pathlib import Path
 from .errors import UsageError
 
 
-def choose_device(request: str, has_gpu: bool) -> str:
-    """The device for a request such as auto, cpu, cuda or cuda:1; auto prefers a GPU. Raises UsageError."""
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", request):
+def choose_device(request: str, num_gpus: int) -> str:
+    """The device for a request such as auto, cpu, cuda or cuda:1; auto prefers a GPU.
+
+    Raises UsageError where it is none of these, or a GPU that is not there.
+    """
+    match = re.fullmatch(r"auto|cpu|cuda(?::(\d+))?", request)
+    if match is None:
         raise UsageError(f"--device {request}: expected auto, cpu, cuda or cuda:N")
     if request == "auto":
-        return "cuda" if has_gpu else "cpu"
-    if request != "cpu" and not has_gpu:
-        raise UsageError(f"--device {request}: no GPU that torch can use; use --device cpu")
+        return "cuda" if num_gpus else "cpu"
+    if request != "cpu" and int(match[1] or 0) >= num_gpus:
+        raise UsageError(f"--device {request}: this process sees {num_gpus} GPUs; use --device cpu")
     return request
 
 

@@ -3,12 +3,11 @@
 import hashlib
 import platform
 from importlib.metadata import version
-from pathlib import Path
 
 import torch
 from PIL import features
 
-from ..manifests.errors import UsageError
+from ..manifests.device import choose_device, cpu_name
 from ..manifests.manifest import Environment, dump_json
 
 
@@ -21,7 +20,7 @@ def describe_environment(device: str) -> Environment:
         numpy=version("numpy"),
         pillow=version("pillow"),
         libjpeg_turbo=str(features.version("libjpeg_turbo")),
-        device=f"cuda: {torch.cuda.get_device_name(device)}" if device.startswith("cuda") else f"cpu: {_cpu_name()}",
+        device=f"cuda: {torch.cuda.get_device_name(device)}" if device.startswith("cuda") else f"cpu: {cpu_name()}",
     )
 
 
@@ -30,23 +29,6 @@ def environment_id(environment: Environment) -> str:
     return hashlib.sha256(dump_json(environment.model_dump())).hexdigest()[:12]
 
 
-def check_device(device: str) -> str:
+def check_device(request: str) -> str:
     """The device to use for a request ("auto" prefers a GPU). Raises UsageError where it is not there."""
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        kind = torch.device(device).type
-    except RuntimeError as error:
-        raise UsageError(f"--device {device}: expected auto, cpu, cuda or cuda:N") from error
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"--device {device}: no GPU that torch {torch.__version__} can use; use --device cpu")
-    if kind not in ("cpu", "cuda"):
-        raise UsageError(f"--device {device}: expected auto, cpu, cuda or cuda:N")
-    return device
-
-
-def _cpu_name() -> str:
-    # platform.processor() is empty on most Linux systems.
-    info = Path("/proc/cpuinfo")
-    names = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
-    return names[0].partition(":")[2].strip() if names else platform.machine()
+    return choose_device(request, torch.cuda.device_count())

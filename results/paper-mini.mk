@@ -77,7 +77,7 @@ $(TRAIN)/sweep/%/done: $(DATA)/sweep/%/manifest.json $(MINI)/manifest.json
 # Measuring. Commands that add to one folder take turns.
 
 $(WORK)/run.done: $(RUNS:%=%/done)
-	$(BIN)/genint-evaluate run $(call checkpoints,$(ALL_ROWS)) --shards $(MINI) --out $(OUT)
+	$(BIN)/genint-evaluate run $(call checkpoints,$(ALL_ROWS)) --shards $(MINI) --corruptions 5 --workers 1 --out $(OUT)
 	touch $@
 
 $(WORK)/correlation.done: $(WORK)/run.done

@@ -110,7 +110,7 @@ def test_a_recipe_that_cannot_be_made_is_refused_before_work_starts(run_cli, tmp
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_a_gpu_asked_for_where_there_is_none(run_cli, tmp_path, tiny_recipe):
     line = one_line(run_cli("build-shards", tiny_recipe, "--out", tmp_path / "out", "--device", "cuda"), 2)
-    assert "no GPU" in line
+    assert "sees 0 GPUs" in line
     assert "--device cpu" in line
 
 

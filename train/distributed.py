@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, distributed
 
-from ..manifests.errors import UsageError
+from ..manifests.device import choose_device
 
 
 @dataclass(frozen=True)
@@ -40,28 +40,19 @@ class Ranks:
             distributed.barrier()
 
 
-def choose_device(name: str, local_rank: int = 0) -> torch.device:
-    """`auto`, `cpu`, `cuda` (this rank's GPU) or `cuda:N`. Raises UsageError where there is no such device."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UsageError(f"--device {name}: expected auto, cpu, cuda or cuda:N") from error
-    if device.type == "cuda":
-        device = torch.device("cuda", local_rank if device.index is None else device.index)
-        if not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count():
-            raise UsageError(f"--device {name}: this process sees {torch.cuda.device_count()} GPUs")
-    elif device.type != "cpu":
-        raise UsageError(f"--device {name}: expected auto, cpu, cuda or cuda:N")
-    return device
+def rank_device(request: str, local_rank: int = 0) -> torch.device:
+    """The device of `--device`; plain `cuda` is this rank's own GPU. Raises UsageError where there is none such."""
+    chosen = torch.device(choose_device(request, torch.cuda.device_count()))
+    if chosen.type == "cuda" and chosen.index is None:
+        return torch.device(choose_device(f"cuda:{local_rank}", torch.cuda.device_count()))
+    return chosen
 
 
 @contextmanager
 def join(device: str) -> Iterator[Ranks]:
     """Meet the other processes that torchrun started, if it did: nccl between GPUs, gloo between CPUs."""
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    chosen = choose_device(device, int(os.environ.get("LOCAL_RANK", "0")))
+    chosen = rank_device(device, int(os.environ.get("LOCAL_RANK", "0")))
     if chosen.type == "cuda":
         torch.backends.cudnn.benchmark = True  # shapes stay; results on a GPU are not exact to the bit either way
     if world_size == 1:

@@ -22,7 +22,7 @@ from unittest.mock import patch
 import torch
 from genint.train import trainer
 from genint.train.configuration import load_configuration
-from genint.train.distributed import Ranks, choose_device
+from genint.train.distributed import Ranks, rank_device
 from genint.train.inputs import Inputs
 from genint.train.learner import make_optimizer, preprocessing_of
 from genint.train.loader import StepBatch, StepLoader
@@ -56,7 +56,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    ranks = Ranks(0, 1, choose_device(arguments.device))
+    ranks = Ranks(0, 1, rank_device(arguments.device))
     with tempfile.TemporaryDirectory() as folder:
         write_images(Path(folder) / "images", count=40 * arguments.scale)
         images = open_images(str(Path(folder) / "images"))
