@@ -52,8 +52,10 @@ $(DATA)/sweep/%/manifest.json:
 
 run_row = $(patsubst $(TRAIN)/%/,%,$(dir $(@D)))
 run_seed = $(patsubst seed-%,%,$(notdir $(@D)))
-ROW_STREAMS_generated-observational := --preset mini-generated --streams observational
-ROW_STREAMS_generated-interventional := --preset mini-generated --streams interventional
+# Equal steps: the observational stream is the smaller one, and an epoch of either is as long as it.
+GENERATED_PRESET := --preset mini-generated --epochs 6 --set images_per_epoch=4000 --set decay_epochs=[4]
+ROW_STREAMS_generated-observational := $(GENERATED_PRESET) --streams observational
+ROW_STREAMS_generated-interventional := $(GENERATED_PRESET) --streams interventional
 run_preset = $(or $(ROW_STREAMS_$(run_row)),--preset mini-$(run_row))
 
 $(RUNS:%=%/done): $(MINI)/manifest.json $(DATA)/mini-stylized/manifest.json

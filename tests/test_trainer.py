@@ -109,14 +109,16 @@ def test_a_run_writes_what_it_is_and_what_it_measured(uninterrupted: Path):
     names = {path.name for path in uninterrupted.iterdir()}
     assert {"run.json", "configuration.toml", "metrics.jsonl", "tensorboard", "last.pt", "best.pt"} <= names
     first = lines(uninterrupted)[0]
-    assert first["loss"] == pytest.approx(first["loss_natural"] + 0.05 * first["loss_int"], rel=1e-5)
+    weight = configure().stages[0].lambda_int
+    assert weight
+    assert first["loss"] == pytest.approx(first["loss_natural"] + weight * first["loss_int"], rel=1e-5)
     assert (first["stage"], first["epoch"], first["lr"]) == ("train", pytest.approx(5 / 6, abs=1e-3), 0.05)
     validations = [line for line in lines(uninterrupted) if "validation_top1" in line]
     assert [line["step"] for line in validations] == [6, 12]
     assert {line["validation_images"] for line in validations} == {12}
     best = max(validations, key=lambda line: line["validation_top1"])  # the first of equals
     assert read_last(uninterrupted, "best.pt")["step"] == best["step"]
-    assert read_last(uninterrupted)["configuration"]["stages.train.lambda_int"] == 0.05
+    assert read_last(uninterrupted)["configuration"]["stages.train.lambda_int"] == weight
     assert load_configuration(str(uninterrupted / "configuration.toml")) == configure("validation_share=0.2")
 
 
@@ -131,7 +133,8 @@ def test_a_finished_run_does_nothing_more_and_a_longer_one_goes_on(reference: Pa
 
 def test_another_configuration_is_refused_by_what_changed(reference: Path, tmp_path: Path):
     run(configure("steps=1"), reference, tmp_path)
-    with pytest.raises(UsageError, match=r"stages.train.lambda_int: 0.05 -> 0.5; stages.train.lr: 0.05 -> 0.1$"):
+    before = configure().stages[0].lambda_int
+    with pytest.raises(UsageError, match=rf"stages.train.lambda_int: {before} -> 0.5; stages.train.lr: 0.05 -> 0.1$"):
         run(configure("steps=1", "lambda_int=0.5", "lr=0.1"), reference, tmp_path)
     with pytest.raises(UsageError, match=r"stream interventional: .* -> absent"):
         run(configure("steps=1", 'streams=["natural", "observational"]'), reference, tmp_path)
