@@ -34,7 +34,7 @@ checkpoints = $(foreach row,$(1),$(SEEDS:%=--checkpoint $(row)=$(TRAIN)/$(row)/s
 .SECONDARY:
 .DELETE_ON_ERROR:
 
-all: $(WORK)/run.done $(WORK)/correlation.done $(WORK)/nuisances.done $(WORK)/grad-cam.done $(WORK)/choices.done
+all: $(WORK)/run.done $(WORK)/grad-cam.done $(WORK)/sweep.done
 
 # Data
 
@@ -76,33 +76,38 @@ $(TRAIN)/sweep/%/done: $(DATA)/sweep/%/manifest.json $(MINI)/manifest.json
 	    --set seed=100 --out $(@D)
 	touch $@
 
-# Measuring. Commands that add to one folder take turns.
+# Measuring: the tables, the analyses and the choices each in a folder, for commands that add to one take turns.
 
 $(WORK)/run.done: $(RUNS:%=%/done)
-	$(BIN)/genint-evaluate run $(call checkpoints,$(ALL_ROWS)) --shards $(MINI) --corruptions 5 --workers 1 --out $(OUT)
+	$(BIN)/genint-evaluate run $(call checkpoints,$(ALL_ROWS)) --shards $(MINI) --corruptions 5 --workers 1 \
+	    --out $(OUT)/tables
 	touch $@
 
-$(WORK)/correlation.done: $(WORK)/run.done
-	$(BIN)/genint-evaluate correlation --predictor $(MINI):interventional --test $(MINI):test --out $(OUT) \
+$(WORK)/correlation.done: $(MINI)/manifest.json $(DATA)/mini-stylized/manifest.json
+	$(BIN)/genint-evaluate correlation --predictor $(MINI):interventional --test $(MINI):test --out $(OUT)/analyses \
 	    --distribution $(MINI):natural --distribution $(DATA)/mini-stylized:stylized \
 	    --distribution $(MINI):observational --distribution $(MINI):interventional --distribution $(MINI):transfer
 	touch $@
 
 $(WORK)/nuisances.done: $(WORK)/correlation.done $(DATA)/mini-unconfounded/manifest.json
 	$(BIN)/genint-evaluate nuisances --reader $(DATA)/mini-unconfounded:unconfounded --reference $(MINI):natural \
-	    --held-out $(MINI):test-shifted --held-out $(MINI):test --out $(OUT) \
+	    --held-out $(MINI):test-shifted --held-out $(MINI):test --out $(OUT)/analyses \
 	    --distribution $(MINI):natural --distribution $(DATA)/mini-stylized:stylized \
 	    --distribution $(MINI):observational --distribution $(MINI):interventional --distribution $(MINI):transfer
 	touch $@
 
-$(WORK)/grad-cam.done: $(WORK)/nuisances.done
-	$(BIN)/genint-evaluate grad-cam --out $(OUT) --shards $(MINI):test-shifted --shards $(MINI):test \
+$(WORK)/grad-cam.done: $(WORK)/nuisances.done $(foreach row,erm genint genint-transfer,$(TRAIN)/$(row)/seed-0/done)
+	$(BIN)/genint-evaluate grad-cam --out $(OUT)/analyses --shards $(MINI):test-shifted --shards $(MINI):test \
 	    $(foreach row,erm genint genint-transfer,--checkpoint $(row)=$(TRAIN)/$(row)/seed-0)
 	touch $@
 
-$(WORK)/choices.done: $(CHOICES:%=$(TRAIN)/choice/%/done) $(POINTS:%=$(TRAIN)/sweep/%/done) $(TRAIN)/erm/seed-0/done
+$(WORK)/lambdas.done: $(CHOICES:%=$(TRAIN)/choice/%/done)
 	$(BIN)/genint-evaluate run --shards $(MINI):validation --corruptions 0 --out $(OUT)/choices \
 	    $(foreach choice,$(CHOICES),--checkpoint $(choice)=$(TRAIN)/choice/$(choice))
+	touch $@
+
+$(WORK)/sweep.done: $(WORK)/lambdas.done $(POINTS:%=$(TRAIN)/sweep/%/done) $(TRAIN)/erm/seed-0/done
 	$(BIN)/genint-evaluate causal-bound --checkpoint $(TRAIN)/erm/seed-0 --queries $(MINI):validation \
-	    --dictionary-size 200 --out $(OUT)/choices $(foreach point,$(POINTS),--shards $(DATA)/sweep/$(point)=$(TRAIN)/sweep/$(point))
+	    --dictionary-size 200 --out $(OUT)/choices \
+	    $(foreach point,$(POINTS),--shards $(DATA)/sweep/$(point)=$(TRAIN)/sweep/$(point))
 	touch $@
