@@ -198,3 +198,10 @@ def test_a_signal_saves_and_the_same_command_goes_on(
         f"stopped by {signal.Signals(number).name} at step {step}, saved; to go on: genint-train --shards" in result.err
     )
     assert [json.loads(line)["step"] for line in metrics.read_text().splitlines()] == list(range(1, step + 1))
+
+
+def test_a_stream_name_stands_for_the_streams_of_all_datasets(genint_train: Train, reference: Path):
+    both = ["--shards", reference, "--shards", reference, "--imagenet", f"{reference}:natural"]
+    result = genint_train(*both, "--streams", "interventional", "--preset", "mini-genint", *SMALL, "--dry-run")
+    assert result.exit_code == 0, result.err
+    assert "a step takes 8 imagenet, 2 interventional, 2 interventional-2" in result.out

@@ -55,6 +55,8 @@ def open_inputs(
 ) -> Inputs:
     """Open the streams that the configuration names (or all of split "train"), and the validation images.
 
+    A name stands for the streams of all datasets that have it. What `imagenet` gives takes part in any case.
+
     Those are at `validation`, or a held-out share of the natural images where the configuration says so, or by default
     the datasets' natural streams of split "validation"; "none" means none. Raises UsageError.
     """
@@ -63,8 +65,6 @@ def open_inputs(
     streams = [TrainStream(IMAGENET, "natural", open_images(imagenet))] if imagenet else []
     streams += _open_datasets(shards, configuration.streams, [stream.name for stream in streams])
     streams = unique_names(streams)
-    if configuration.streams is not None:
-        streams = [stream for stream in streams if stream.name in configuration.streams]
     if configuration.validation_share is not None:
         streams, held_out = hold_out(streams, configuration.validation_share, configuration.seed)
     elif validation == "none":
