@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -42,11 +43,11 @@ def reference(tmp_path_factory: pytest.TempPathFactory, tiny_recipe: Path) -> Pa
 
 
 @pytest.fixture
-def run_cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Result]:
-    """Run `genint-pipeline` with arguments, in this process."""
+def run_main(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+    """Run a command's `main` with arguments, in this process."""
 
-    def run(*arguments: object) -> Result:
-        monkeypatch.setattr(sys, "argv", ["genint-pipeline", *map(str, arguments)])
+    def run(main: Callable[[], None], *arguments: object) -> Result:
+        monkeypatch.setattr(sys, "argv", [f"genint-{main.__module__.split('.')[1]}", *map(str, arguments)])
         code = 0
         try:
             main()
@@ -56,6 +57,12 @@ def run_cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
         return Result(code, captured.out, captured.err)
 
     return run
+
+
+@pytest.fixture
+def run_cli(run_main: Callable[..., Result]) -> Callable[..., Result]:
+    """Run `genint-pipeline` with arguments, in this process."""
+    return partial(run_main, main)
 
 
 @pytest.fixture(scope="session")

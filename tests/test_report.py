@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import astuple
 from pathlib import Path
 
 import pytest
@@ -45,20 +46,9 @@ def runs(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def evaluate(monkeypatch, capfd) -> Callable[..., tuple[int, str, str]]:
-    """Run `genint-evaluate` with arguments, in this process."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["genint-evaluate", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as ending:
-            code = int(ending.code or 0)
-        captured = capfd.readouterr()
-        return code, captured.out, captured.err
-
-    return call
+def evaluate(run_main) -> Callable[..., tuple[int, str, str]]:
+    """Run `genint-evaluate` with arguments, in this process: exit code, stdout and stderr."""
+    return lambda *arguments: astuple(run_main(main, *arguments))
 
 
 @pytest.fixture(scope="module")

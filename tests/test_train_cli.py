@@ -2,12 +2,12 @@ import json
 import os
 import shutil
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,17 +19,7 @@ from genint.train.inputs import open_inputs
 from genint.train.trainer import train
 from PIL import Image
 
-
-@dataclass(frozen=True)
-class Result:
-    """What a command left: its exit code and what it printed."""
-
-    exit_code: int
-    out: str
-    err: str
-
-
-Train = Callable[..., Result]
+Train = Callable[..., Any]  # a Result of conftest
 SMALL = [
     "--arch",
     "shufflenet_v2_x0_5",
@@ -43,20 +33,9 @@ SMALL = [
 
 
 @pytest.fixture
-def genint_train(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Train:
+def genint_train(run_main: Train) -> Train:
     """Run `genint-train` with arguments, in this process."""
-
-    def run(*arguments: object) -> Result:
-        monkeypatch.setattr(sys, "argv", ["genint-train", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as ending:
-            code = int(ending.code or 0)
-        captured = capfd.readouterr()
-        return Result(code, captured.out, captured.err)
-
-    return run
+    return partial(run_main, main)
 
 
 def test_a_run_trains_validates_and_is_finished(genint_train: Train, reference: Path, tmp_path: Path):
