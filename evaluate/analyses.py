@@ -18,11 +18,8 @@ from .causal_bound import (
     Reduction,
     Score,
     SweepPoint,
-    TheoremValues,
     compare_bounds,
-    load_dictionary,
     measure_sweep,
-    measure_theorem_bound,
     share_tighter,
 )
 from .correlation import (
@@ -43,7 +40,7 @@ from .grad_cam import (
     predict_top1,
     save_sheet,
 )
-from .nuisances import DependenceReport, fit_nuisance_reader, measure_dependences
+from .nuisances import DependenceReport, fit_nuisance_reader, measure_dependences, rank_agreement
 from .page import save_figure
 from .plots import plot_bound_and_accuracy, plot_correlations, plot_dependences, plot_sweep
 from .results import Analysis
@@ -155,10 +152,6 @@ def analyse_causal_bound(
         for location, own in trained.items()
     }
     points = measure_sweep(datasets, stream, classifier, asked, accuracies, score, reduction, dictionary_size)
-    values: list[TheoremValues] = []
-    for location in datasets:
-        generated = load_dictionary(load_dataset(location), stream, classifier, dictionary_size)
-        values.append(measure_theorem_bound(classifier, asked, generated, score, dictionary_size))
     figures = {}
     drawn: list[tuple[str, Figure, str]] = [("sweep.svg", plot_sweep(points), "log P(x|z) against t, k and s.")]
     if any(point.accuracy is not None for point in points):
@@ -175,12 +168,12 @@ def analyse_causal_bound(
         "1 - 1/queries for any intervention, so interventions are compared query by query: the share of queries whose "
         "bound is tighter than the first dataset's.",
     ]
-    rows = [_bound_row(point, value, points[0], values[0]) for point, value in zip(points, values, strict=True)]
     return Analysis(
         "Causal bound", texts,
         ["dataset", "t", "k", "s", "log P(x|z)", "accuracy, %", "lower", "upper", "tighter than the first",
-         "log P(x|z) less the first's"], rows,
-        {"points": [asdict(point) for point in points], "theorem": [asdict(value.summary()) for value in values]},
+         "log P(x|z) less the first's"],
+        [_bound_row(point, points[0]) for point in points],
+        [{**asdict(point), "theorem": asdict(point.theorem.summary())} for point in points],
         figures,
     )  # fmt: skip
 
@@ -193,8 +186,8 @@ def _difference(found: BoundDifference) -> str:
     return f"{found.difference:+.3f} ({found.interval[0]:+.3f} to {found.interval[1]:+.3f})"
 
 
-def _bound_row(point: SweepPoint, value: TheoremValues, base: SweepPoint, first: TheoremValues) -> list[str]:
-    bound, theorem = point.bound, value.summary()
+def _bound_row(point: SweepPoint, first: SweepPoint) -> list[str]:
+    bound, theorem = point.bound, point.theorem.summary()
     return [
         point.dataset,
         f"{point.truncation:g}",
@@ -204,8 +197,8 @@ def _bound_row(point: SweepPoint, value: TheoremValues, base: SweepPoint, first:
         "–" if point.accuracy is None else f"{100 * point.accuracy:.2f}",
         f"{theorem.lower:.2g}",
         f"{theorem.upper:.6f}",
-        "–" if value is first else f"{100 * share_tighter(value, first):.1f} %",
-        "–" if point is base else _difference(compare_bounds(bound, base.bound)),
+        "–" if point is first else f"{100 * share_tighter(point.theorem, first.theorem):.1f} %",
+        "–" if point is first else _difference(compare_bounds(bound, first.bound)),
     ]
 
 
@@ -253,6 +246,33 @@ def _dependence_rows(report: DependenceReport) -> list[list[str]]:
         ]
         for row in report.streams
     ]
+
+
+def analyse_agreement(correlation: Analysis, nuisances: Analysis) -> Analysis | None:
+    """Do figure 3's indirect measure and the true dependence order the streams that both saw alike?
+
+    The indirect one counts at the largest number of classes it was measured for, the true one as read off the images.
+    None where fewer than three streams have both, or one of them is the same for all.
+    """
+    found = correlation.data["correlations"]
+    largest = max(row["num_classes"] for row in found)
+    indirect = {row["distribution"]: row["correlation"] for row in found if row["num_classes"] == largest}
+    true = {row["stream"]: row["accuracy"]["all"] for row in nuisances.data["streams"] if row["source"] == "read"}
+    common = sorted(indirect.keys() & true.keys(), key=lambda name: -true[name])
+    if len(common) < 3 or any(len({measure[name] for name in common}) == 1 for measure in (indirect, true)):
+        return None
+    indirect, true = {name: indirect[name] for name in common}, {name: true[name] for name in common}
+    agreement = rank_agreement(indirect, true)
+    texts = [
+        f"Kendall's tau of the two orders is {agreement.kendall:.2f} (p = {agreement.kendall_p_value:.2f} for no "
+        f"agreement), Spearman's rho {agreement.spearman:.2f}: 1 is the same order, -1 the opposite one."
+    ]
+    return Analysis(
+        "Do the indirect and the true measure agree?", texts,
+        ["stream", "label from nuisances read, %", f"indirect correlation, {largest} classes"],
+        [[name, f"{100 * true[name]:.1f}", f"{indirect[name]:.2f}"] for name in common],
+        {"indirect": indirect, "true": true, **asdict(agreement)},
+    )  # fmt: skip
 
 
 def analyse_attention(

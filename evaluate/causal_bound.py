@@ -135,8 +135,30 @@ def bootstrap_over_classes(
     return float(low), float(high)
 
 
-def extract_features(classifier: Classifier, images: Tensor, layer: str = "avgpool") -> Tensor:
-    """Output of a layer, flattened, [N, F] on the CPU, for images uint8 [N, 3, crop, crop].
+@dataclass(frozen=True, eq=False)
+class ImageFeatures:
+    """Images of one stream as a classifier sees them, read in one pass."""
+
+    stream: str
+    class_names: tuple[str, ...]
+    class_labels: NDArray[np.int64]  # [N]
+    features: Tensor  # [N, F], on the CPU
+    label_probabilities: NDArray[np.float64]  # [N], of each image's own label
+    classifier: str
+
+    @property
+    def images_per_class(self) -> int:
+        """Images of each class that occurs. Raises UsageError where classes differ."""
+        counts = set(np.unique(self.class_labels, return_counts=True)[1].tolist())
+        if len(counts) > 1:
+            raise UsageError(
+                f"stream {self.stream!r}: {min(counts)} to {max(counts)} images a class, expected equally many"
+            )
+        return int(counts.pop())
+
+
+def extract_features(classifier: Classifier, images: StreamImages, layer: str = "avgpool") -> ImageFeatures:
+    """Output of a layer, flattened, and probabilities of the labels, for the images of a stream.
 
     `avgpool` is the last layer before the classes in torchvision's ResNets, 512 numbers in ResNet-18.
     """
@@ -152,11 +174,18 @@ def extract_features(classifier: Classifier, images: Tensor, layer: str = "avgpo
     hook = modules[layer].register_forward_hook(keep)
     try:
         with torch.inference_mode():
-            for batch in images.split(BATCH):
-                classifier.model(classifier.preprocessing.normalize(batch.to(device)))
+            logits = torch.cat(
+                [
+                    classifier.model(classifier.preprocessing.normalize(batch.to(device))).cpu()
+                    for batch in images.images.split(BATCH)
+                ]
+            )
     finally:
         hook.remove()
-    return torch.cat(features)
+    of_labels = logits.double().softmax(1)[torch.arange(len(logits)), torch.from_numpy(images.class_labels)]
+    return ImageFeatures(
+        images.stream, images.class_names, images.class_labels, torch.cat(features), of_labels.numpy(), classifier.name
+    )
 
 
 @dataclass(frozen=True)
@@ -176,36 +205,36 @@ class CausalBound:
 
 
 def measure_causal_bound(
-    classifier: Classifier,
-    queries: StreamImages,
-    generated: StreamImages,
+    queries: ImageFeatures,
+    dictionary: ImageFeatures,
     score: Score = "xent",
     reduction: Reduction = "max",
-    dictionary_size: int = DICTIONARY_SIZE,
     seed: int = 0,
 ) -> CausalBound:
-    """Mean log P(x|z) of held-out natural `queries` under the intervention that made `generated` (Figures 5 and 6)."""
-    check_same_classes(queries, generated)
-    dictionary = generated.take(draw_dictionary(generated.class_labels, dictionary_size, seed))
+    """Mean log P(x|z) of held-out natural `queries` under the intervention that made `dictionary` (Figures 5 and 6).
+
+    Raises UsageError where the classes of the two differ, or the dictionary has more images of one than of another.
+    """
+    check_same_classes(queries, dictionary)
     values = class_log_likelihoods(
-        extract_features(classifier, queries.images),
+        queries.features,
         queries.class_labels,
-        extract_features(classifier, dictionary.images),
+        dictionary.features,
         dictionary.class_labels,
         SCORES[score],
         REDUCTIONS[reduction],
     )
     return CausalBound(
-        stream=generated.stream,
+        stream=dictionary.stream,
         query_stream=queries.stream,
         score=score,
         reduction=reduction,
         log_likelihood=float(values.mean()),
         interval=bootstrap_over_classes(values, queries.class_labels, seed),
         per_class=tuple(float(values[queries.class_labels == c].mean()) for c in np.unique(queries.class_labels)),
-        queries=len(queries),
-        dictionary_size=dictionary_size,
-        features=classifier.name,
+        queries=len(queries.class_labels),
+        dictionary_size=dictionary.images_per_class,
+        features=queries.classifier,
     )
 
 
@@ -292,21 +321,11 @@ class TheoremValues:
         )
 
 
-def measure_theorem_bound(
-    classifier: Classifier,
-    queries: StreamImages,
-    generated: StreamImages,
-    score: Score = "xent",
-    dictionary_size: int = DICTIONARY_SIZE,
-    seed: int = 0,
-) -> TheoremValues:
+def measure_theorem_bound(queries: ImageFeatures, dictionary: ImageFeatures, score: Score = "xent") -> TheoremValues:
     """Theorem 1's bound of every query with its true label, P(y|x) being the classifier's own."""
-    check_same_classes(queries, generated)
-    dictionary = generated.take(draw_dictionary(generated.class_labels, dictionary_size, seed))
-    own, entries = (extract_features(classifier, images.images) for images in (queries, dictionary))
-    likelihood = normalized_likelihoods(own, entries, SCORES[score])
-    lower, upper = causal_interval(_label_probabilities(classifier, queries), likelihood)
-    return TheoremValues(generated.stream, likelihood, lower, upper)
+    check_same_classes(queries, dictionary)
+    likelihood = normalized_likelihoods(queries.features, dictionary.features, SCORES[score])
+    return TheoremValues(dictionary.stream, likelihood, *causal_interval(queries.label_probabilities, likelihood))
 
 
 def share_tighter(first: TheoremValues, second: TheoremValues) -> float:
@@ -316,19 +335,6 @@ def share_tighter(first: TheoremValues, second: TheoremValues) -> float:
     """
     wins, ties = first.likelihood > second.likelihood, first.likelihood == second.likelihood
     return float(wins.mean() + 0.5 * ties.mean())
-
-
-def _label_probabilities(classifier: Classifier, images: StreamImages) -> NDArray[np.float64]:
-    device = next(classifier.model.parameters()).device
-    with torch.inference_mode():
-        logits = torch.cat(
-            [
-                classifier.model(classifier.preprocessing.normalize(b.to(device))).cpu()
-                for b in images.images.split(BATCH)
-            ]
-        )
-    rows = torch.arange(len(logits))
-    return np.asarray(logits.double().softmax(1)[rows, torch.from_numpy(images.class_labels)].numpy())
 
 
 # The sweep over t, k and s
@@ -344,6 +350,7 @@ class SweepPoint:
     num_directions: int  # k; 0: no intervention
     step_scale: float  # s; 0: no intervention
     bound: CausalBound
+    theorem: TheoremValues
     accuracy: float | None
 
 
@@ -375,16 +382,24 @@ def measure_sweep(
     dictionary_size: int = DICTIONARY_SIZE,
     seed: int = 0,
 ) -> list[SweepPoint]:
-    """Causal bound of `stream` in each dataset, with t, k and s as their recipes say (Figure 6).
+    """Both bounds of `stream` in each dataset, with t, k and s as their recipes say (Figure 6).
 
     `accuracies`, by location, are of classifiers trained on that stream (Figure 5).
     """
+    asked = extract_features(classifier, queries)
     points = []
     for location in locations:
         dataset = load_dataset(location)
-        truncation, num_directions, step_scale = read_intervention(dataset, stream)
-        generated = load_dictionary(dataset, stream, classifier, dictionary_size, seed)
-        bound = measure_causal_bound(classifier, queries, generated, score, reduction, dictionary_size, seed)
-        accuracy = None if accuracies is None else accuracies.get(location)
-        points.append(SweepPoint(location, stream, truncation, num_directions, step_scale, bound, accuracy))
+        images = load_dictionary(dataset, stream, classifier, dictionary_size, seed)
+        dictionary = extract_features(classifier, images)
+        points.append(
+            SweepPoint(
+                location,
+                stream,
+                *read_intervention(dataset, stream),
+                measure_causal_bound(asked, dictionary, score, reduction, seed),
+                measure_theorem_bound(asked, dictionary, score),
+                None if accuracies is None else accuracies.get(location),
+            )
+        )
     return points

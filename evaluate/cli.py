@@ -169,8 +169,15 @@ def corrupt(
 
 def finish(out: Path, results: "Results") -> None:
     """Save what was measured, and the page with it."""
+    from .analyses import analyse_agreement
     from .report import write_report
     from .results import save_results
+
+    if results.analyses.keys() >= {"correlation", "nuisances"}:
+        agreement = analyse_agreement(results.analyses["correlation"], results.analyses["nuisances"])
+        results.analyses.pop("rank-agreement", None)
+        if agreement:
+            results.analyses["rank-agreement"] = agreement
 
     save_results(out, results)
     click.echo(f"look at {write_report(out, results)}")

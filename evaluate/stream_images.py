@@ -4,7 +4,7 @@ import io
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -128,7 +128,17 @@ def true_nuisances(images: StreamImages) -> NDArray[np.float64]:
     return np.array(rows, np.float64)
 
 
-def check_same_classes(*streams: StreamImages) -> None:
+class OfClasses(Protocol):
+    """What belongs to a stream: its name, and the names behind its class labels."""
+
+    @property
+    def stream(self) -> str: ...
+
+    @property
+    def class_names(self) -> tuple[str, ...]: ...
+
+
+def check_same_classes(*streams: OfClasses) -> None:
     """Raise UsageError that names two streams whose class labels mean different classes."""
     first, *others = streams
     for other in others:

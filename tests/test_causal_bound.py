@@ -8,6 +8,7 @@ import pytest
 import torch
 from genint.evaluate.causal_bound import (
     SCORES,
+    ImageFeatures,
     best_of,
     bootstrap_over_classes,
     causal_interval,
@@ -17,6 +18,7 @@ from genint.evaluate.causal_bound import (
     cross_entropy_score,
     draw_dictionary,
     extract_features,
+    load_dictionary,
     log_likelihoods,
     log_mean_exp,
     measure_causal_bound,
@@ -55,8 +57,13 @@ def queries(reference: Path) -> StreamImages:
 
 
 @pytest.fixture(scope="module")
-def generated(reference: Path) -> StreamImages:
-    return load_stream(open_stream(load_dataset(str(reference)), "interventional"), Preprocessing(None, 32))
+def asked(classifier: Classifier, queries: StreamImages) -> ImageFeatures:
+    return extract_features(classifier, queries)
+
+
+def dictionary(reference: Path, classifier: Classifier, per_class: int) -> ImageFeatures:
+    dataset = load_dataset(str(reference))
+    return extract_features(classifier, load_dictionary(dataset, "interventional", classifier, per_class))
 
 
 def test_a_mixture_of_gaussians_has_its_analytic_density() -> None:
@@ -146,8 +153,8 @@ def test_normalised_likelihoods_sum_to_1_over_the_queries() -> None:
     assert shares == pytest.approx(np.array([1.0, math.exp(-2.0)]) / (1.0 + math.exp(-2.0)))
 
 
-def test_theorem_1_on_streams(classifier: Classifier, queries: StreamImages, generated: StreamImages) -> None:
-    values = measure_theorem_bound(classifier, queries, generated, dictionary_size=4)
+def test_theorem_1_on_streams(reference: Path, classifier: Classifier, asked: ImageFeatures) -> None:
+    values = measure_theorem_bound(asked, dictionary(reference, classifier, 4))
     summary = values.summary()
     assert (values.lower <= values.upper).all() and values.lower.min() >= 0 and values.upper.max() <= 1
     assert summary.upper - summary.lower == pytest.approx(summary.width)
@@ -157,36 +164,47 @@ def test_theorem_1_on_streams(classifier: Classifier, queries: StreamImages, gen
 
 
 def test_features_are_the_output_of_the_average_pooling(classifier: Classifier, queries: StreamImages) -> None:
-    features = extract_features(classifier, queries.images[:3])
-    assert features.shape == (3, 512)
+    seen = extract_features(classifier, queries.take(np.arange(3)))
+    assert seen.features.shape == (3, 512)
     with torch.inference_mode():
         logits = classifier.model(classifier.preprocessing.normalize(queries.images[:3]))
-        assert torch.allclose(classifier.model.fc(features), logits, atol=1e-5)  # type: ignore[operator]
+        assert torch.allclose(classifier.model.fc(seen.features), logits, atol=1e-5)  # type: ignore[operator]
+    labels = torch.from_numpy(queries.class_labels[:3])
+    probabilities = logits.softmax(1).gather(1, labels[:, None])[:, 0]
+    assert seen.label_probabilities == pytest.approx(probabilities.numpy(), rel=1e-4)
     with pytest.raises(UsageError, match="no layer 'pool'"):
-        extract_features(classifier, queries.images[:3], "pool")
+        extract_features(classifier, queries, "pool")
 
 
 def test_the_bound_of_real_images_by_themselves_is_the_largest(
-    classifier: Classifier, queries: StreamImages, generated: StreamImages
+    reference: Path, classifier: Classifier, asked: ImageFeatures
 ) -> None:
-    own = measure_causal_bound(classifier, queries, queries, dictionary_size=6)
-    other = measure_causal_bound(classifier, queries, generated, dictionary_size=6)
+    generated = dictionary(reference, classifier, 6)
+    own, other = measure_causal_bound(asked, asked), measure_causal_bound(asked, generated)
     assert own.log_likelihood > other.log_likelihood
     assert other.interval[0] <= other.log_likelihood <= other.interval[1]
     assert np.mean(other.per_class) == pytest.approx(other.log_likelihood)  # classes are balanced here
-    mixture = measure_causal_bound(classifier, queries, generated, reduction="logmeanexp", dictionary_size=6)
-    assert mixture.log_likelihood < other.log_likelihood
+    assert measure_causal_bound(asked, generated, reduction="logmeanexp").log_likelihood < other.log_likelihood
 
 
 def test_bounds_are_compared_class_by_class_and_only_where_that_is_fair(
-    classifier: Classifier, queries: StreamImages, generated: StreamImages
+    reference: Path, classifier: Classifier, asked: ImageFeatures
 ) -> None:
-    bounds = [measure_causal_bound(classifier, queries, images, dictionary_size=6) for images in (queries, generated)]
+    bounds = [measure_causal_bound(asked, entries) for entries in (asked, dictionary(reference, classifier, 6))]
     difference = compare_bounds(bounds[0], bounds[1])
     assert difference.difference == pytest.approx(bounds[0].log_likelihood - bounds[1].log_likelihood)
     assert 0.0 < difference.interval[0] < difference.difference < difference.interval[1]
     with pytest.raises(UsageError, match="cannot be compared: dictionary_size 6 and 5"):
-        compare_bounds(bounds[0], measure_causal_bound(classifier, queries, generated, dictionary_size=5))
+        compare_bounds(bounds[0], measure_causal_bound(asked, dictionary(reference, classifier, 5)))
+
+
+def test_a_dictionary_with_more_images_of_one_class_than_of_another_is_refused(
+    classifier: Classifier, queries: StreamImages, asked: ImageFeatures
+) -> None:
+    rows = np.flatnonzero(queries.class_labels < 2)[1:]  # 6 images of each class, but for the first
+    uneven = extract_features(classifier, queries.take(rows))
+    with pytest.raises(UsageError, match="5 to 6 images a class, expected equally many"):
+        measure_causal_bound(uneven, uneven)
 
 
 def test_a_sweep_reads_t_k_and_s_from_the_datasets(
@@ -199,6 +217,6 @@ def test_a_sweep_reads_t_k_and_s_from_the_datasets(
     location = str(reference)
     points = measure_sweep([location], "interventional", classifier, queries, {location: 0.4}, dictionary_size=4)
     assert [(p.truncation, p.num_directions, p.step_scale, p.accuracy) for p in points] == [(1.0, 6, 1.0, 0.4)]
-    assert points[0].bound.dictionary_size == 4
+    assert points[0].bound.dictionary_size == 4 and len(points[0].theorem.likelihood) == len(queries)
     assert len(plot_sweep(points).axes) == 3
     assert plot_bound_and_accuracy(points).axes[0].get_xlabel() == "log P(x|z)"

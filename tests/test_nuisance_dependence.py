@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from genint.evaluate.analyses import analyse_agreement
 from genint.evaluate.nuisances import (
     DependenceReport,
     NuisanceReader,
@@ -16,6 +17,7 @@ from genint.evaluate.nuisances import (
     within_class_sd,
 )
 from genint.evaluate.plots import plot_dependences
+from genint.evaluate.results import Analysis
 from genint.evaluate.stream_images import StreamImages
 from genint.manifests.errors import UsageError
 from genint.manifests.world import CLASSES, NUISANCES, draw_nuisances
@@ -132,3 +134,30 @@ def test_orders_of_streams_are_compared() -> None:
 def test_measures_that_cannot_be_compared_are_refused(true: dict[str, float], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         rank_agreement({"a": 1.0, "b": 2.0, "c": 3.0}, true)
+
+
+def analysis(**data: object) -> Analysis:
+    return Analysis("", [], [], [], data)
+
+
+def correlation_rows(**of_ten_classes: float) -> Analysis:
+    rows = [{"distribution": name, "num_classes": n, "correlation": value * n / 10}
+            for name, value in of_ten_classes.items() for n in (2, 10)]  # fmt: skip
+    return analysis(correlations=rows)
+
+
+def dependence_rows(**of_all_nuisances: float) -> Analysis:
+    rows = [{"stream": name, "source": source, "accuracy": {"all": value - (source == "true") * 0.5}}
+            for name, value in of_all_nuisances.items() for source in ("read", "true")]  # fmt: skip
+    return analysis(streams=rows)
+
+
+def test_the_report_compares_the_two_measures_on_the_streams_that_both_saw() -> None:
+    correlation = correlation_rows(natural=5.2, mixup=4.0, observational=4.5, interventional=4.3)
+    agreement = analyse_agreement(correlation, dependence_rows(natural=0.96, observational=0.98, interventional=0.9))
+    assert agreement is not None
+    assert agreement.data["kendall"] == pytest.approx(1 / 3)  # one of three pairs disagrees
+    assert [row[0] for row in agreement.rows] == ["observational", "natural", "interventional"]
+    assert agreement.rows[1] == ["natural", "96.0", "5.20"]
+    assert analyse_agreement(correlation, dependence_rows(natural=0.96, observational=0.98)) is None
+    assert analyse_agreement(correlation, dependence_rows(natural=0.9, observational=0.9, interventional=0.9)) is None
