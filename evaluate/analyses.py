@@ -170,8 +170,8 @@ def analyse_causal_bound(
     ]
     return Analysis(
         "Causal bound", texts,
-        ["dataset", "t", "k", "s", "log P(x|z)", "accuracy, %", "lower", "upper", "tighter than the first",
-         "log P(x|z) less the first's"],
+        ["dataset", "t", "k", "s", "step ranges", "log P(x|z)", "accuracy, %", "lower", "upper",
+         "tighter than the first", "log P(x|z) less the first's"],
         [_bound_row(point, points[0]) for point in points],
         [{**asdict(point), "theorem": asdict(point.theorem.summary())} for point in points],
         figures,
@@ -179,7 +179,9 @@ def analyse_causal_bound(
 
 
 def _setting(point: SweepPoint) -> str:
-    return f"t = {point.truncation:g}, k = {point.num_directions}, s = {100 * point.step_scale:g} %"
+    return (
+        f"t = {point.truncation:g}, k = {point.num_directions}, s = {100 * point.step_scale:g} % of {point.step_ranges}"
+    )
 
 
 def _difference(found: BoundDifference) -> str:
@@ -193,6 +195,7 @@ def _bound_row(point: SweepPoint, first: SweepPoint) -> list[str]:
         f"{point.truncation:g}",
         str(point.num_directions),
         f"{100 * point.step_scale:g} %",
+        point.step_ranges,
         f"{bound.log_likelihood:.3f} ({bound.interval[0]:.3f} to {bound.interval[1]:.3f})",
         "–" if point.accuracy is None else f"{100 * point.accuracy:.2f}",
         f"{theorem.lower:.2g}",

@@ -349,17 +349,20 @@ class SweepPoint:
     truncation: float  # t
     num_directions: int  # k; 0: no intervention
     step_scale: float  # s; 0: no intervention
+    step_ranges: str  # what s multiplies, as the recipe gives it: a number, a name, or "by direction"
     bound: CausalBound
     theorem: TheoremValues
     accuracy: float | None
 
 
-def read_intervention(dataset: Dataset, stream: str) -> tuple[float, int, float]:
-    """t, k and s of a generated stream, from its dataset's recipe; k = s = 0 for an observational one."""
+def read_intervention(dataset: Dataset, stream: str) -> tuple[float, int, float, str]:
+    """t, k, s and step ranges of a generated stream, from its dataset's recipe; k = s = 0 for an observational one."""
     entry = generated_stream(dataset, stream)
-    if isinstance(entry, InterventionalStream):
-        return entry.truncation, entry.num_directions, entry.step_scale
-    return entry.truncation, 0, 0.0
+    if not isinstance(entry, InterventionalStream):
+        return entry.truncation, 0, 0.0, "0"
+    ranges = entry.step_ranges
+    described = "by direction" if isinstance(ranges, list) else ranges if isinstance(ranges, str) else f"{ranges:g}"
+    return entry.truncation, entry.num_directions, entry.step_scale, described
 
 
 def load_dictionary(

@@ -41,8 +41,7 @@ def plot_sweep(points: Sequence[SweepPoint]) -> Figure:
     for axes, (name, label) in zip(panels, SWEPT, strict=True):
         for others, group in _lines(points, name).items():
             group = sorted(group, key=lambda point: _setting(point)[name])
-            values = [_setting(point)[name] for point in group]
-            _draw_bounds(axes, values, group, ", ".join(f"{LETTERS[key]}={value:g}" for key, value in others))
+            _draw_bounds(axes, [_setting(point)[name] for point in group], group, others)
         axes.set_xlabel(label)
         if axes.lines:
             axes.legend(fontsize="x-small")
@@ -63,6 +62,8 @@ def plot_bound_and_accuracy(points: Sequence[SweepPoint]) -> Figure:
         bound = point.bound.log_likelihood
         axes.errorbar([bound], [100.0 * point.accuracy], xerr=([bound - low], [high - bound]), marker="o", color="C0")
         text = f"t={point.truncation:g} k={point.num_directions} s={point.step_scale:g}"
+        if len({other.step_ranges for other in known}) > 1:
+            text += f" ({point.step_ranges})"
         axes.annotate(text, (bound, 100.0 * point.accuracy), (4, 4), textcoords="offset points", fontsize="x-small")
     axes.set_xlabel("log P(x|z)")
     axes.set_ylabel("top-1 accuracy, %")
@@ -86,12 +87,12 @@ def _setting(point: SweepPoint) -> dict[str, float]:
     return {name: float(getattr(point, name)) for name, _ in SWEPT}
 
 
-def _lines(points: Sequence[SweepPoint], name: str) -> dict[tuple[tuple[str, float], ...], list[SweepPoint]]:
-    """Points that differ in `name` alone, by the setting they share; single points are no line."""
-    lines: dict[tuple[tuple[str, float], ...], list[SweepPoint]] = {}
+def _lines(points: Sequence[SweepPoint], name: str) -> dict[str, list[SweepPoint]]:
+    """Points that differ in `name` alone, by the rest of their setting, as a legend has it; one point is no line."""
+    lines: dict[str, list[SweepPoint]] = {}
     for point in points:
-        others = tuple((key, value) for key, value in _setting(point).items() if key != name)
-        lines.setdefault(others, []).append(point)
+        others = [f"{LETTERS[key]}={value:g}" for key, value in _setting(point).items() if key != name]
+        lines.setdefault(", ".join([*others, f"ranges {point.step_ranges}"]), []).append(point)
     return {others: group for others, group in lines.items() if len(group) > 1}
 
 

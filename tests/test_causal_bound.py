@@ -1,6 +1,7 @@
 """The causal bound, against closed forms and numbers worked out by hand."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -211,12 +212,16 @@ def test_a_sweep_reads_t_k_and_s_from_the_datasets(
     reference: Path, classifier: Classifier, queries: StreamImages
 ) -> None:
     dataset = load_dataset(str(reference))
-    assert read_intervention(dataset, "observational") == (1.0, 0, 0.0)
+    assert read_intervention(dataset, "observational") == (1.0, 0, 0.0, "0")
     with pytest.raises(UsageError, match="'natural' is of source 'mini-world'"):
         read_intervention(dataset, "natural")
     location = str(reference)
     points = measure_sweep([location], "interventional", classifier, queries, {location: 0.4}, dictionary_size=4)
     assert [(p.truncation, p.num_directions, p.step_scale, p.accuracy) for p in points] == [(1.0, 6, 1.0, 0.4)]
     assert points[0].bound.dictionary_size == 4 and len(points[0].theorem.likelihood) == len(queries)
-    assert len(plot_sweep(points).axes) == 3
+    panels = plot_sweep(
+        [points[0], replace(points[0], step_scale=2.0), replace(points[0], step_ranges="by direction")]
+    ).axes
+    # Ranges of its own make a point no neighbour of the other two, which differ in s alone.
+    assert [len(axes.containers) for axes in panels] == [0, 0, 1]
     assert plot_bound_and_accuracy(points).axes[0].get_xlabel() == "log P(x|z)"
