@@ -1,7 +1,8 @@
 """The paper's analyses as commands run them: streams and classifiers in, a section of the report out."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,23 @@ def load_images(text: str, preprocessing: Preprocessing, limit: int | None = Non
     return load_stream(samples, preprocessing, np.sort(drawn).tolist())
 
 
+def load_distributions(texts: Sequence[str], preprocessing: Preprocessing, limit: int) -> Iterator[StreamImages]:
+    """Images of every `DATASET:STREAM`, all different. Where streams of several datasets share a name, each goes by
+    what tells the datasets apart: `t1-k20-s2:interventional`."""
+    repeated = [text for text in texts if texts.count(text) > 1]
+    if repeated:
+        raise UsageError(f"{repeated[0]}: given twice")
+    names = [parse_stream(text)[1] for text in texts]
+    for text, name in zip(texts, names, strict=True):
+        images = load_images(text, preprocessing, limit)
+        alike = [other for other, its_name in zip(texts, names, strict=True) if its_name == name]
+        if len(alike) > 1:
+            # Cut back to whole components; `commonpath` would take a URL for a path.
+            folder, slash, _ = os.path.commonprefix(alike).rpartition("/")  # noqa: RUF071
+            images = replace(images, stream=text.removeprefix(folder + slash))
+        yield images
+
+
 def stream_preprocessing(texts: Sequence[str]) -> Preprocessing:
     """How networks trained here see streams: small images as they are, others as ImageNet's."""
     sides = {_image_side(*parse_stream(text)) for text in texts}
@@ -93,8 +111,7 @@ def analyse_correlation(
     generated = load_images(predictor, preprocessing)
     fitted = fit_stream_predictor(dataset, generated, preprocessing, PredictorSettings(epochs=epochs), device)
     found: list[StreamImages] = []
-    for text in distributions:
-        images = load_images(text, preprocessing, limit)
+    for text, images in zip(distributions, load_distributions(distributions, preprocessing, limit), strict=True):
         found.append(images)
         if _is_natural(*parse_stream(text)):
             found += [mixup_images(images), autoaugment_images(images)]
@@ -216,7 +233,7 @@ def analyse_nuisances(
         parse_stream(reader)[1],
         load_images(reference, preprocessing, limit),
         [load_images(text, preprocessing) for text in held_out],
-        [load_images(text, preprocessing, limit) for text in streams],
+        list(load_distributions(streams, preprocessing, limit)),
     )
     save_figure(plot_dependences(report), folder / "nuisances.svg")
     errors = "; ".join(

@@ -1,9 +1,11 @@
 """The true dependence of nuisances and labels, against distributions whose answer is known."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
-from genint.evaluate.analyses import analyse_agreement
+from genint.evaluate.analyses import analyse_agreement, load_distributions
 from genint.evaluate.nuisances import (
     DependenceReport,
     NuisanceReader,
@@ -22,6 +24,7 @@ from genint.evaluate.stream_images import StreamImages
 from genint.manifests.errors import UsageError
 from genint.manifests.world import CLASSES, NUISANCES, draw_nuisances
 from genint.pipeline.world import compose_pictures
+from genint.train.checkpoint import Preprocessing
 from scipy import stats
 
 
@@ -161,3 +164,13 @@ def test_the_report_compares_the_two_measures_on_the_streams_that_both_saw() -> 
     assert agreement.rows[1] == ["natural", "96.0", "5.20"]
     assert analyse_agreement(correlation, dependence_rows(natural=0.96, observational=0.98)) is None
     assert analyse_agreement(correlation, dependence_rows(natural=0.9, observational=0.9, interventional=0.9)) is None
+
+
+def test_streams_of_one_name_go_by_their_dataset_too(reference: Path, tmp_path: Path) -> None:
+    for name in ("mine", "yours"):
+        (tmp_path / name).symlink_to(reference)
+    texts = [f"{tmp_path}/mine:interventional", f"{tmp_path}/yours:interventional", f"{tmp_path}/mine:natural"]
+    names = [images.stream for images in load_distributions(texts, Preprocessing(None, 32), 2)]
+    assert names == ["mine:interventional", "yours:interventional", "natural"]
+    with pytest.raises(UsageError, match="mine:natural: given twice"):
+        list(load_distributions([texts[2], texts[2]], Preprocessing(None, 32), 2))
