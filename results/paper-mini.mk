@@ -17,11 +17,13 @@ ALL_ROWS := $(ROWS) $(GENERATED:%=generated-%)
 # Seed by seed, so that what is stopped early has all rows.
 RUNS := $(foreach seed,$(SEEDS),$(ALL_ROWS:%=$(TRAIN)/%/seed-$(seed)))
 
-# One at a time from t = 1, k = 20, s = 100 % (figure 6).
-POINTS := t1-k20-s1 t0.5-k20-s1 t1-k5-s1 t1-k40-s1 t1-k20-s0.5 t1-k20-s2 t1-k20-s3
+# One at a time from t = 1, k = 20, s = 100 % (figure 6); and ranges by direction, as far as a share of classes is kept.
+RANGES := ranges-0.9 ranges-0.75
+POINTS := t1-k20-s1 t0.5-k20-s1 t1-k5-s1 t1-k40-s1 t1-k20-s0.5 t1-k20-s2 t1-k20-s3 $(RANGES)
 # On the validation split alone, with a seed that no row uses: lambda of the interventions, and of the transfers.
 LAMBDAS := 0.05 0.2 1.0
-CHOICES := $(LAMBDAS:%=genint-lambda-%) $(LAMBDAS:%=transfer-lambda-%)
+CHOICES := $(LAMBDAS:%=genint-lambda-%) $(LAMBDAS:%=transfer-lambda-%) \
+    $(foreach ranges,$(RANGES),$(LAMBDAS:%=$(ranges)-lambda-%))
 
 # One thread a process: as many processes as cores do more than threads.
 export OMP_NUM_THREADS = 1
@@ -48,6 +50,14 @@ $(DATA)/sweep/%/manifest.json:
 	    --set streams.interventional.num_directions=$(patsubst k%,%,$(word 2,$(point))) \
 	    --set streams.interventional.step_scale=$(patsubst s%,%,$(word 3,$(point)))
 
+$(OUT)/interventions/interventions.json:
+	$(BIN)/python tests/benchmarks/measure_interventions.py --out $(@D)
+
+own_ranges = $(BIN)/python -c 'import json, sys; print(json.load(open(sys.argv[1]))["step_ranges"][sys.argv[2]])' $< $*
+$(DATA)/sweep/ranges-%/manifest.json: $(OUT)/interventions/interventions.json
+	$(BIN)/genint-pipeline build-shards mini-sweep --workers 1 --out $(@D) \
+	    --set streams.interventional.step_ranges="$$($(own_ranges))"
+
 # Training: TRAIN/ROW/seed-N, and what the choices need
 
 run_row = $(patsubst $(TRAIN)/%/,%,$(dir $(@D)))
@@ -71,6 +81,14 @@ $(TRAIN)/choice/transfer-lambda-%/done: $(MINI)/manifest.json
 	$(BIN)/genint-train --shards $(MINI) --preset mini-genint-transfer --lambda-transfer $* --set seed=100 --out $(@D)
 	touch $@
 
+# As mini-genint but for the interventions: $* is RANGES-lambda-LAMBDA.
+.SECONDEXPANSION:
+choice = $(subst -lambda-, ,$*)
+$(TRAIN)/choice/ranges-%/done: $(DATA)/sweep/ranges-$$(firstword $$(choice))/manifest.json $(MINI)/manifest.json
+	$(BIN)/genint-train --imagenet $(MINI):natural --shards $(<D) --streams interventional \
+	    --validation $(MINI):validation --preset mini-genint --lambda-int $(lastword $(choice)) --set seed=100 --out $(@D)
+	touch $@
+
 $(TRAIN)/sweep/%/done: $(DATA)/sweep/%/manifest.json $(MINI)/manifest.json
 	$(BIN)/genint-train --shards $(<D) --preset mini-generated --epochs 2 --validation $(MINI):validation \
 	    --set seed=100 --out $(@D)
@@ -83,17 +101,21 @@ $(WORK)/run.done: $(RUNS:%=%/done)
 	    --out $(OUT)/tables
 	touch $@
 
-$(WORK)/correlation.done: $(MINI)/manifest.json $(DATA)/mini-stylized/manifest.json
+# Both measures of dependence, on the training streams and on interventions of other sizes.
+SIZES := t1-k20-s0.5 t1-k20-s2 t1-k20-s3 ranges-0.75
+DISTRIBUTIONS := $(MINI):natural $(DATA)/mini-stylized:stylized $(MINI):observational $(MINI):interventional \
+    $(MINI):transfer $(SIZES:%=$(DATA)/sweep/%:interventional)
+
+$(WORK)/correlation.done: $(MINI)/manifest.json $(DATA)/mini-stylized/manifest.json \
+    $(SIZES:%=$(DATA)/sweep/%/manifest.json)
 	$(BIN)/genint-evaluate correlation --predictor $(MINI):interventional --test $(MINI):test --out $(OUT)/analyses \
-	    --distribution $(MINI):natural --distribution $(DATA)/mini-stylized:stylized \
-	    --distribution $(MINI):observational --distribution $(MINI):interventional --distribution $(MINI):transfer
+	    $(DISTRIBUTIONS:%=--distribution %)
 	touch $@
 
 $(WORK)/nuisances.done: $(WORK)/correlation.done $(DATA)/mini-unconfounded/manifest.json
 	$(BIN)/genint-evaluate nuisances --reader $(DATA)/mini-unconfounded:unconfounded --reference $(MINI):natural \
 	    --held-out $(MINI):test-shifted --held-out $(MINI):test --out $(OUT)/analyses \
-	    --distribution $(MINI):natural --distribution $(DATA)/mini-stylized:stylized \
-	    --distribution $(MINI):observational --distribution $(MINI):interventional --distribution $(MINI):transfer
+	    $(DISTRIBUTIONS:%=--distribution %)
 	touch $@
 
 $(WORK)/grad-cam.done: $(WORK)/nuisances.done $(foreach row,erm genint genint-transfer,$(TRAIN)/$(row)/seed-0/done)
