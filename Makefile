@@ -8,7 +8,7 @@ PIP_ARGS ?=
 SOURCES := $(shell git ls-files manifests pipeline train evaluate)
 ROOMS := manifests pipeline train evaluate
 
-.PHONY: demo test check lint bench paper-mini clean
+.PHONY: demo test check lint bench paper-mini confounding-sweep clean
 
 demo: $(VENV)/.genint  ## Build and verify the mini dataset, train with and without interventions, and compare
 	$(BIN)/genint-pipeline directions --out datasets/mini-directions
@@ -41,6 +41,9 @@ bench: $(VENV)/.genint $(VENV)/.dev  ## Measured comparisons; prints ratios, ass
 
 paper-mini: $(VENV)/.genint  ## The paper's experiments on the mini world; -j N for N trainings at once
 	$(MAKE) -f results/paper-mini.mk BIN=$(BIN)
+
+confounding-sweep: $(VENV)/.genint  ## Generator, data and trainings for five confounding strengths; about three hours
+	$(MAKE) -f results/confounding-sweep.mk BIN=$(BIN)
 
 clean:
 	rm -rf $(VENV) build *.egg-info
