@@ -388,8 +388,9 @@ def inspect(dataset: str, key: str) -> None:
 @click.option(
     "--confounding", type=click.FloatRange(0, 1), default=0.8, show_default=True, help="a of the training pictures."
 )
+@click.option("--start", metavar="mini|DIR", help="A fitted generator to begin with, instead of fresh weights.")
 @device_option
-def fit_generator(out: Path, steps: int, seed: int, confounding: float, device: str) -> None:
+def fit_generator(out: Path, steps: int, seed: int, confounding: float, start: str | None, device: str) -> None:
     """Train the mini world's generator, write the package's two files, and measure what it can do.
 
     The same command continues what was interrupted.
@@ -397,12 +398,15 @@ def fit_generator(out: Path, steps: int, seed: int, confounding: float, device: 
     from ..manifests.console import ProgressDisplay
     from . import fit_generator as fitting
     from .environment import check_device
+    from .generator import load_generator
     from .measure_generator import measure_generator
+    from .settle import weights_location
 
     device = check_device(device)
     settings = fitting.FitSettings(seed=seed, steps=steps, confounding=confounding)
+    fitted = load_generator(weights_location(start)) if start else None
     with ProgressDisplay("fit-generator", "steps") as display:
-        for progress in fitting.fit_generator(out, settings, device):
+        for progress in fitting.fit_generator(out, settings, device, fitted):
             losses = f"losses {progress.loss_generator:+.2f} {progress.loss_discriminator:.2f}"
             display.update(progress.step, steps, losses)
     click.echo(f"wrote {out / 'config.json'} and {out / 'pytorch_model.bin'}")

@@ -4,7 +4,7 @@ import copy
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from ..manifests.errors import UsageError
 from ..manifests.world import CLASSES, IMAGE_SIZE, SLICES
 from .discriminator import Discriminator
+from .generator import LoadedGenerator
 from .world import compose_pictures
 
 CONFIG: dict[str, Any] = {
@@ -33,6 +34,8 @@ CONFIG: dict[str, Any] = {
 }
 STATE_NAME = "training.pt"
 SAVE_EVERY = 250
+# Steps in which the critic alone learns where the generator is fitted already: a fresh critic would only unteach it.
+HEAD_START = 100
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class FitSettings:
     confounding: float = 0.8
     num_objects: int = SLICES["train"]
     statistics_batches: int = 8
+    start_sha256: str | None = None  # of the weights that training started from; None: fresh ones
 
 
 @dataclass(frozen=True)
@@ -91,13 +95,22 @@ def make_generator(settings: FitSettings) -> BigGAN:
     return model
 
 
-def fit_generator(out: Path, settings: FitSettings, device: str = "cpu") -> Iterator[FitProgress]:
+def fit_generator(
+    out: Path, settings: FitSettings, device: str = "cpu", start: LoadedGenerator | None = None
+) -> Iterator[FitProgress]:
     """Train and write `config.json` and `pytorch_model.bin` into `out`; the same call continues an interrupted one.
 
-    Raises UsageError when `out` holds a training of other settings.
+    `start` is a generator of the mini configuration to begin with instead of fresh weights. Raises UsageError when it
+    is of another configuration, or when `out` holds a training of other settings.
     """
     out.mkdir(parents=True, exist_ok=True)
+    settings = replace(settings, start_sha256=start.weights_sha256 if start else None)
     generator = make_generator(settings).to(device).to(memory_format=torch.channels_last)
+    if start:
+        config = start.model.config.to_dict()
+        if any(config[key] != value for key, value in CONFIG.items()):
+            raise UsageError("the generator to start from is not of the mini configuration")
+        generator.load_state_dict(start.model.state_dict())
     average = copy.deepcopy(generator)
     discriminator = Discriminator(len(CLASSES), settings.group).to(device)
     betas = (0.0, 0.999)
@@ -111,7 +124,7 @@ def fit_generator(out: Path, settings: FitSettings, device: str = "cpu") -> Iter
         "optimizer_g": optimizer_g,
         "optimizer_d": optimizer_d,
     }
-    start = _load_state(out, settings, parts, rng)
+    first = _load_state(out, settings, parts, rng)
 
     # The real pictures, sorted by class so that a group of one class is a row of `members`.
     pictures = compose_pictures("train", np.arange(settings.num_objects), settings.confounding, settings.confounding)
@@ -128,7 +141,7 @@ def fit_generator(out: Path, settings: FitSettings, device: str = "cpu") -> Iter
         fake: Tensor = generator(latents, class_vectors, 1.0)
         return fake
 
-    for step in range(start, settings.steps):
+    for step in range(first, settings.steps):
         for optimizer, rate in (
             (optimizer_g, settings.learning_rate_generator),
             (optimizer_d, settings.learning_rate_discriminator),
@@ -154,10 +167,12 @@ def fit_generator(out: Path, settings: FitSettings, device: str = "cpu") -> Iter
         # Generator.
         discriminator.requires_grad_(False)
         labels = draw_labels()
-        loss_g = -discriminator(draw_fake(labels), labels.to(device)).mean()
-        optimizer_g.zero_grad()
-        loss_g.backward()
-        optimizer_g.step()
+        with torch.set_grad_enabled(not start or step >= HEAD_START):
+            loss_g = -discriminator(draw_fake(labels), labels.to(device)).mean()
+        if loss_g.requires_grad:
+            optimizer_g.zero_grad()
+            loss_g.backward()
+            optimizer_g.step()
         discriminator.requires_grad_(True)
 
         # A young average forgets faster, or it would remember the initial noise.

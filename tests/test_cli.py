@@ -199,6 +199,27 @@ def test_fit_generator_resumes_and_writes_what_the_package_loads(tmp_path):
     assert (norm.running_vars[10] != norm.running_vars[50]).any()
 
 
+def test_fit_generator_starts_from_a_fitted_one(tmp_path):
+    from genint.manifests.errors import UsageError
+    from genint.pipeline import fit_generator as fitting
+    from genint.pipeline.generator import load_generator
+    from genint.pipeline.settle import weights_location
+
+    settings = fitting.FitSettings(steps=2, batch_size=8, num_objects=100, statistics_batches=1)
+    shipped = load_generator(weights_location("mini"))
+    list(fitting.fit_generator(tmp_path, settings, start=shipped))
+    fitted = load_generator(tmp_path)
+    # While the critic has its head start, the generator stays as it was.
+    before, after = shipped.model.state_dict(), fitted.model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name, _ in shipped.model.named_parameters())
+    assert json.loads((tmp_path / "settings.json").read_text())["start_sha256"] == shipped.weights_sha256
+    with pytest.raises(UsageError, match="made with another start_sha256"):
+        list(fitting.fit_generator(tmp_path, settings))
+    shipped.model.config.channel_width = 32
+    with pytest.raises(UsageError, match="not of the mini configuration"):
+        list(fitting.fit_generator(tmp_path / "other", settings, start=shipped))
+
+
 def test_progress_lines_are_plain_where_there_is_no_terminal(capfd):
     from genint.manifests.console import ProgressDisplay
 
