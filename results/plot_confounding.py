@@ -34,11 +34,12 @@ def draw(found: dict[str, dict[tuple[str, str], Mean]], rows: list[str]) -> Figu
     figure = Figure(figsize=(9.0, 3.8), layout="constrained")
     for axes, (test_set, title) in zip(figure.subplots(1, len(PANELS)), PANELS.items(), strict=True):
         for row in rows:
-            means = [found[text][row, test_set] for text in found]
-            heights = [100.0 * mean.value for mean in means]
-            below = [100.0 * (mean.value - mean.low) for mean in means]
-            above = [100.0 * (mean.high - mean.value) for mean in means]
-            axes.errorbar([float(text) for text in found], heights, (below, above), marker="o", capsize=3, label=row)
+            # A row may have been trained at some strengths alone.
+            means = {float(text): of[row, test_set] for text, of in found.items() if (row, test_set) in of}
+            heights = [100.0 * mean.value for mean in means.values()]
+            below = [100.0 * (mean.value - mean.low) for mean in means.values()]
+            above = [100.0 * (mean.high - mean.value) for mean in means.values()]
+            axes.errorbar(list(means), heights, (below, above), marker="o", capsize=3, label=row)
         axes.set_title(title, fontsize="medium")
         axes.set_xlabel("confounding strength a")
         axes.set_ylabel("top-1 accuracy, %")
@@ -54,7 +55,8 @@ def table_lines(found: dict[str, dict[tuple[str, str], Mean]], rows: list[str]) 
     ]
     for row in rows:
         cells = [
-            " / ".join(f"{100.0 * means[row, test_set].value:.1f}" for test_set in PANELS) for means in found.values()
+            " / ".join(f"{100.0 * means[row, test].value:.1f}" if (row, test) in means else "–" for test in PANELS)
+            for means in found.values()
         ]
         lines.append(f"| {row} | " + " | ".join(cells) + " |")
     return lines

@@ -44,6 +44,7 @@ from numpy.typing import NDArray
 CONFOUNDING = 0.8
 NUM_DIRECTIONS = 20
 PROBED_STEPS = (-24.0, -16.0, -11.0, -8.0, -5.0, -2.5, 2.5, 5.0, 8.0, 11.0, 16.0, 24.0)
+SHARES_KEPT = (0.95, 0.9, 0.75, 0.5)
 BATCH = 100
 
 Latents = NDArray[np.float64]
@@ -123,9 +124,10 @@ def main() -> None:
     torch.set_num_threads(1)
     with ProgressDisplay("measure-interventions", "points") as display:
         bench = Bench(arguments.generator, arguments.images)
-        points, ranges = [], {}
         kept = np.stack(list(bench.probe()))
-        plans = list(plan(bench, kept, ranges))
+        ranges = {share: fit_ranges(kept, share) for share in SHARES_KEPT}
+        plans = list(plan(bench, ranges))
+        points = []
         for number, (way, setting, latents) in enumerate(plans, 1):
             points.append(bench.measure(way, setting, bench.render(latents, bench.labels)))
             display.update(number, len(plans), f"{way} {setting}")
@@ -138,7 +140,7 @@ def main() -> None:
         "real": [asdict(point) for point in real],
         "probed_steps": PROBED_STEPS,
         "class_recognised": np.round(kept, 3).tolist(),
-        "step_ranges": ranges,
+        "step_ranges": {f"{share:g}": np.round(own, 2).tolist() for share, own in ranges.items()},
     }
     (arguments.out / "interventions.json").write_text(json.dumps(content, indent=1) + "\n")
     save_figure(draw_trade_off(points, real), arguments.out / "interventions.svg")
@@ -147,10 +149,8 @@ def main() -> None:
     print("\n".join(lines))
 
 
-def plan(
-    bench: Bench, kept: NDArray[np.float64], ranges: dict[str, list[list[float]]]
-) -> Iterator[tuple[str, str, Latents]]:
-    """Every point's way, setting and latents; the ranges that were fitted go into `ranges`, by the share kept."""
+def plan(bench: Bench, ranges: dict[float, NDArray[np.float64]]) -> Iterator[tuple[str, str, Latents]]:
+    """Every point's way, setting and latents; `ranges` [directions, 2] are by the share of classes kept."""
 
     def uniform(moved: int, reach: float) -> Callable[[int], tuple[NDArray[np.int64], NDArray[np.float64]]]:
         return lambda count: (bench.choose(count, moved), bench.rng.uniform(-reach, reach, (count, moved)))
@@ -168,9 +168,7 @@ def plan(
         yield "steps", f"s = {scale:g}", bench.move(uniform(1, 6.0 * scale))
     for moved, reach in ((4, 4.0), (4, 6.0), (8, 4.0), (8, 6.0), (20, 2.0), (20, 3.0), (20, 4.0)):
         yield "directions", f"{moved} within {reach:g}", bench.move(uniform(moved, reach))
-    for share in (0.95, 0.9, 0.75, 0.5):
-        own = fit_ranges(kept, share)
-        ranges[f"{share:g}"] = np.round(own, 2).tolist()
+    for share, own in ranges.items():
         yield "ranges", f"{100 * share:g} % kept", bench.move(within(own))
     for factor in (1.5, 2.0, 3.0):
         yield "latents", f"times {factor:g}", factor * bench.latents(len(bench.labels))
