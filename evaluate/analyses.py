@@ -170,9 +170,14 @@ def analyse_causal_bound(
     }
     points = measure_sweep(datasets, stream, classifier, asked, accuracies, score, reduction, dictionary_size)
     figures = {}
-    drawn: list[tuple[str, Figure, str]] = [("sweep.svg", plot_sweep(points), "log P(x|z) against t, k and s.")]
+    bars = "bars: 95 % of the difference to the first dataset, class by class"
+    drawn: list[tuple[str, Figure, str]] = [
+        ("sweep.svg", plot_sweep(points), f"log P(x|z) against t, k and s; {bars}.")
+    ]
     if any(point.accuracy is not None for point in points):
-        drawn.append(("bound-accuracy.svg", plot_bound_and_accuracy(points), "Top-1 accuracy against log P(x|z)."))
+        drawn.append(
+            ("bound-accuracy.svg", plot_bound_and_accuracy(points), f"Top-1 accuracy against log P(x|z); {bars}.")
+        )
     for name, figure, caption in drawn:
         save_figure(figure, folder / name)
         figures[name] = caption
@@ -185,6 +190,14 @@ def analyse_causal_bound(
         "1 - 1/queries for any intervention, so interventions are compared query by query: the share of queries whose "
         "bound is tighter than the first dataset's.",
     ]
+    agreement = rank_agreement(
+        {point.dataset: point.bound.log_likelihood for point in points if point.accuracy is not None}, accuracies
+    )
+    if agreement:
+        texts.append(
+            f"Kendall's tau between log P(x|z) and the accuracy of training on the dataset, over {len(accuracies)} "
+            f"datasets: {agreement.kendall:.2f} (p = {agreement.kendall_p_value:.2f} for no agreement)."
+        )
     return Analysis(
         "Causal bound", texts,
         ["dataset", "t", "k", "s", "step ranges", "log P(x|z)", "accuracy, %", "lower", "upper",
@@ -279,10 +292,10 @@ def analyse_agreement(correlation: Analysis, nuisances: Analysis) -> Analysis | 
     indirect = {row["distribution"]: row["correlation"] for row in found if row["num_classes"] == largest}
     true = {row["stream"]: row["accuracy"]["all"] for row in nuisances.data["streams"] if row["source"] == "read"}
     common = sorted(indirect.keys() & true.keys(), key=lambda name: -true[name])
-    if len(common) < 3 or any(len({measure[name] for name in common}) == 1 for measure in (indirect, true)):
-        return None
     indirect, true = {name: indirect[name] for name in common}, {name: true[name] for name in common}
     agreement = rank_agreement(indirect, true)
+    if agreement is None:
+        return None
     texts = [
         f"Kendall's tau of the two orders is {agreement.kendall:.2f} (p = {agreement.kendall_p_value:.2f} for no "
         f"agreement), Spearman's rho {agreement.spearman:.2f}: 1 is the same order, -1 the opposite one."

@@ -349,7 +349,7 @@ class SweepPoint:
     truncation: float  # t
     num_directions: int  # k; 0: no intervention
     step_scale: float  # s; 0: no intervention
-    step_ranges: str  # what s multiplies, as the recipe gives it: a number, a name, or "by direction"
+    step_ranges: str  # what s multiplies, as the recipe gives it: a number, a name, or their mean
     bound: CausalBound
     theorem: TheoremValues
     accuracy: float | None
@@ -361,7 +361,10 @@ def read_intervention(dataset: Dataset, stream: str) -> tuple[float, int, float,
     if not isinstance(entry, InterventionalStream):
         return entry.truncation, 0, 0.0, "0"
     ranges = entry.step_ranges
-    described = "by direction" if isinstance(ranges, list) else ranges if isinstance(ranges, str) else f"{ranges:g}"
+    if isinstance(ranges, list):
+        described = f"by direction, {np.abs(entry.ranges).mean() / entry.step_scale:.1f} on average"
+    else:
+        described = ranges if isinstance(ranges, str) else f"{ranges:g}"
     return entry.truncation, entry.num_directions, entry.step_scale, described
 
 

@@ -253,19 +253,20 @@ class RankAgreement:
     kendall_p_value: float  # of no agreement, two-sided; exact for few streams without ties
 
 
-def rank_agreement(indirect: Mapping[str, float], true: Mapping[str, float]) -> RankAgreement:
-    """Compare two measures by stream. Raises UsageError unless both have the same streams, 3 or more, and vary."""
-    names = sorted(indirect)
-    if names != sorted(true):
-        raise UsageError(f"measured indirectly: {', '.join(names)}; truly: {', '.join(sorted(true))}")
-    if len(names) < 3:
-        raise UsageError(f"{len(names)} streams: an order of fewer than 3 says nothing")
-    first, second = [indirect[name] for name in names], [true[name] for name in names]
-    if len(set(first)) == 1 or len(set(second)) == 1:
-        raise UsageError("one of the two measures is the same for every stream: it orders nothing")
-    kendall = stats.kendalltau(first, second)
+def rank_agreement(first: Mapping[str, float], second: Mapping[str, float]) -> RankAgreement | None:
+    """Compare two measures by stream. None where they order nothing: fewer than 3 streams, or one value for all.
+
+    Raises UsageError unless both have the same streams.
+    """
+    names = sorted(first)
+    if names != sorted(second):
+        raise UsageError(f"one measure has {', '.join(names)}, the other {', '.join(sorted(second))}")
+    values = [[measure[name] for name in names] for measure in (first, second)]
+    if len(names) < 3 or any(len(set(column)) == 1 for column in values):
+        return None
+    kendall = stats.kendalltau(*values)
     return RankAgreement(
-        tuple(names), float(stats.spearmanr(first, second).statistic), float(kendall.statistic), float(kendall.pvalue)
+        tuple(names), float(stats.spearmanr(*values).statistic), float(kendall.statistic), float(kendall.pvalue)
     )
 
 

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..manifests.errors import UsageError
-from .causal_bound import SweepPoint
+from .causal_bound import SweepPoint, compare_bounds
 from .correlation import CorrelationReport
 from .nuisances import DependenceReport
 
@@ -33,7 +33,11 @@ def plot_correlations(report: CorrelationReport) -> Figure:
 
 
 def plot_sweep(points: Sequence[SweepPoint]) -> Figure:
-    """log P(x|z) against t, k and s, one at a time (Figure 6)."""
+    """log P(x|z) against t, k and s, one at a time (Figure 6).
+
+    Bars are 95 % intervals of the difference to the first point, class by class: those of the values themselves say
+    mostly that classes differ from each other.
+    """
     if not points:
         raise UsageError("no point of a sweep to draw")
     figure = Figure(figsize=(WIDTH, 3.0), layout="constrained")
@@ -41,7 +45,9 @@ def plot_sweep(points: Sequence[SweepPoint]) -> Figure:
     for axes, (name, label) in zip(panels, SWEPT, strict=True):
         for others, group in _lines(points, name).items():
             group = sorted(group, key=lambda point: _setting(point)[name])
-            _draw_bounds(axes, [_setting(point)[name] for point in group], group, others)
+            values = [_setting(point)[name] for point in group]
+            means = [point.bound.log_likelihood for point in group]
+            axes.errorbar(values, means, _error_bars(group, points[0]), marker="o", capsize=3, label=others)
         axes.set_xlabel(label)
         if axes.lines:
             axes.legend(fontsize="x-small")
@@ -50,7 +56,10 @@ def plot_sweep(points: Sequence[SweepPoint]) -> Figure:
 
 
 def plot_bound_and_accuracy(points: Sequence[SweepPoint]) -> Figure:
-    """Accuracy of classifiers trained on an intervention's images against its log P(x|z) (Figure 5)."""
+    """Accuracy of classifiers trained on an intervention's images against its log P(x|z) (Figure 5).
+
+    Bars as in `plot_sweep`.
+    """
     known = [point for point in points if point.accuracy is not None]
     if not known:
         raise UsageError("no point of the sweep has an accuracy")
@@ -58,9 +67,8 @@ def plot_bound_and_accuracy(points: Sequence[SweepPoint]) -> Figure:
     axes = figure.add_subplot()
     for point in known:
         assert point.accuracy is not None
-        low, high = point.bound.interval
-        bound = point.bound.log_likelihood
-        axes.errorbar([bound], [100.0 * point.accuracy], xerr=([bound - low], [high - bound]), marker="o", color="C0")
+        bound, bars = point.bound.log_likelihood, _error_bars([point], points[0])
+        axes.errorbar([bound], [100.0 * point.accuracy], xerr=bars, marker="o", color="C0", capsize=3)
         text = f"t={point.truncation:g} k={point.num_directions} s={point.step_scale:g}"
         if len({other.step_ranges for other in known}) > 1:
             text += f" ({point.step_ranges})"
@@ -96,12 +104,10 @@ def _lines(points: Sequence[SweepPoint], name: str) -> dict[str, list[SweepPoint
     return {others: group for others, group in lines.items() if len(group) > 1}
 
 
-def _draw_bounds(axes: Axes, values: Sequence[float], points: Sequence[SweepPoint], label: str) -> None:
-    bounds = [point.bound for point in points]
-    means = [bound.log_likelihood for bound in bounds]
-    below = [bound.log_likelihood - bound.interval[0] for bound in bounds]
-    above = [bound.interval[1] - bound.log_likelihood for bound in bounds]
-    axes.errorbar(values, means, (below, above), marker="o", capsize=3, label=label)
+def _error_bars(points: Sequence[SweepPoint], first: SweepPoint) -> tuple[list[float], list[float]]:
+    """How far the interval of each point's difference to `first` reaches below and above it."""
+    found = [compare_bounds(point.bound, first.bound) for point in points]
+    return [d.difference - d.interval[0] for d in found], [d.interval[1] - d.difference for d in found]
 
 
 def _draw_bars(axes: Axes, values: dict[str, dict[str, float]]) -> None:
