@@ -1,5 +1,5 @@
 # The paper's experiments on the mini world, from nothing to a report: `make paper-mini`, with -j for as many trainings
-# at once as there are cores. Goes on where it was stopped. About 50 CPU minutes of training; the rest takes 20.
+# at once as there are cores. Goes on where it was stopped. About 80 CPU minutes of training; the rest takes 50.
 
 BIN ?= .venv/bin
 WORK ?= runs/paper-mini
