@@ -65,14 +65,20 @@ def plot_bound_and_accuracy(points: Sequence[SweepPoint]) -> Figure:
         raise UsageError("no point of the sweep has an accuracy")
     figure = Figure(figsize=(WIDTH, 3.5), layout="constrained")
     axes = figure.add_subplot()
-    for point in known:
+    bounds = [point.bound.log_likelihood for point in known]
+    for point, bound in zip(known, bounds, strict=True):
         assert point.accuracy is not None
-        bound, bars = point.bound.log_likelihood, _error_bars([point], points[0])
-        axes.errorbar([bound], [100.0 * point.accuracy], xerr=bars, marker="o", color="C0", capsize=3)
+        place = (bound, 100.0 * point.accuracy)
+        axes.errorbar(*place, xerr=_error_bars([point], points[0]), marker="o", color="C0", capsize=3)
         text = f"t={point.truncation:g} k={point.num_directions} s={point.step_scale:g}"
         if len({other.step_ranges for other in known}) > 1:
             text += f" ({point.step_ranges})"
-        axes.annotate(text, (bound, 100.0 * point.accuracy), (4, 4), textcoords="offset points", fontsize="x-small")
+        on_the_right = bound > (min(bounds) + max(bounds)) / 2
+        axes.annotate(
+            text, place, (-4 if on_the_right else 4, 4), textcoords="offset points", fontsize="x-small",
+            ha="right" if on_the_right else "left",
+        )  # fmt: skip
+    axes.locator_params(axis="x", nbins=6)
     axes.set_xlabel("log P(x|z)")
     axes.set_ylabel("top-1 accuracy, %")
     return figure
