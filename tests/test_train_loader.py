@@ -210,11 +210,12 @@ def test_stopping_early_ends_the_workers(streams: list[TrainStream]) -> None:
 
 def test_signals_to_the_group_leave_the_workers_to_the_main_process(streams: list[TrainStream]) -> None:
     batches = make_loader(streams, workers=2).steps(0, 100)
-    next(batches)
+    # One batch of each worker: both have started.
+    assert [next(batches).step, next(batches).step] == [0, 1]
     for worker in multiprocessing.active_children():
         for number in (signal.SIGINT, signal.SIGTERM):
             os.kill(worker.pid or 0, number)
-    assert [batch.step for batch in batches] == list(range(1, 100))
+    assert [batch.step for batch in batches] == list(range(2, 100))
 
 
 def test_a_killed_worker_is_reported_in_one_line(streams: list[TrainStream]) -> None:
