@@ -1,5 +1,6 @@
 """Measure what a mini-world generator can do, against real pictures it was not trained on."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ class Reader(nn.Module):
         return self.class_head(features), self.nuisance_head(features), features
 
 
+@cache
 def train_reader(confounding: float, seed: int = 0) -> Reader:
     """Train a reader on real pictures; without confounding it cannot take the background for the class."""
     with torch.random.fork_rng():
@@ -81,7 +83,7 @@ def measure_generator(folder: Path, confounding: float, device: str = "cpu") -> 
     """
     reader, confounded_reader = train_reader(0.0), train_reader(confounding)
     real = compose_pictures("test", np.arange(len(load_objects("test").class_labels)), confounding, confounding)
-    real_logits, real_read, real_features = _read(reader, real.images)
+    real_logits, real_read, real_features = read_images(reader, real.images)
 
     loaded = load_generator(folder)
     model = loaded.model
@@ -91,11 +93,11 @@ def measure_generator(folder: Path, confounding: float, device: str = "cpu") -> 
     words = random_words(0, "measure generator", count=len(labels) * z_dim).reshape(-1, z_dim)
     latents = truncated_normal(words, PACKAGE_BOUND)
     images, finite = generator.render(torch.from_numpy(latents), torch.from_numpy(labels))
-    logits, read, features = _read(reader, images)
+    logits, read, features = read_images(reader, images)
 
     correct = logits.argmax(1) == labels
-    confounded_correct = _read(confounded_reader, images)[0].argmax(1) == labels
-    confounded_real = _read(confounded_reader, real.images)[0].argmax(1) == real.class_labels
+    confounded_correct = read_images(confounded_reader, images)[0].argmax(1) == labels
+    confounded_real = read_images(confounded_reader, real.images)[0].argmax(1) == real.class_labels
     spread = _within_class_sd(read, labels) / _within_class_sd(real_read, real.class_labels)
     residual = real_read - real.nuisances / _sd()
     r2 = 1.0 - residual.var(0) / (real.nuisances / _sd()).var(0)
@@ -136,7 +138,9 @@ def _within_class_sd(values: NDArray[np.float64], labels: NDArray[np.int64]) -> 
     return np.asarray(centred.std(0))
 
 
-def _read(reader: Reader, images: NDArray[np.uint8]) -> tuple[NDArray[np.float64], ...]:
+def read_images(reader: Reader, images: NDArray[np.uint8]) -> tuple[NDArray[np.float64], ...]:
+    """Logits [N, classes], nuisances [N, nuisances] in their standard deviations and features [N, D] of images
+    [N, 32, 32, 3]."""
     with torch.inference_mode():
         parts = [reader(batch) for batch in _to_tensor(images).split(BATCH)]
     return tuple(torch.cat(column).double().numpy() for column in zip(*parts, strict=True))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from genint.evaluate.analyses import analyse_agreement, load_distributions
+from genint.evaluate.cli import finish
 from genint.evaluate.nuisances import (
     DependenceReport,
     NuisanceReader,
@@ -19,7 +20,7 @@ from genint.evaluate.nuisances import (
     within_class_sd,
 )
 from genint.evaluate.plots import plot_dependences
-from genint.evaluate.results import Analysis
+from genint.evaluate.results import Analysis, Results, load_results
 from genint.evaluate.stream_images import StreamImages
 from genint.manifests.errors import UsageError
 from genint.manifests.world import CLASSES, NUISANCES, draw_nuisances
@@ -160,6 +161,17 @@ def test_the_report_compares_the_two_measures_on_the_streams_that_both_saw() -> 
     assert agreement.rows[1] == ["natural", "96.0", "5.20"]
     assert analyse_agreement(correlation, dependence_rows(natural=0.96, observational=0.98)) is None
     assert analyse_agreement(correlation, dependence_rows(natural=0.9, observational=0.9, interventional=0.9)) is None
+
+
+def test_the_agreement_joins_the_report_once_both_measures_are_there(tmp_path: Path) -> None:
+    correlation = correlation_rows(natural=5.2, observational=4.5, interventional=4.3)
+    results = Results(analyses={"correlation": correlation})
+    finish(tmp_path, results)
+    assert "rank-agreement" not in load_results(tmp_path).analyses
+    results.analyses["nuisances"] = dependence_rows(natural=0.98, observational=0.96, interventional=0.9)
+    finish(tmp_path, results)
+    assert load_results(tmp_path).analyses["rank-agreement"].data["kendall"] == pytest.approx(1.0)
+    assert "Kendall&#39;s tau of the two orders is 1.00" in (tmp_path / "index.html").read_text()
 
 
 def test_streams_of_one_name_go_by_their_dataset_too(reference: Path, tmp_path: Path) -> None:

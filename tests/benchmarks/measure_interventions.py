@@ -35,7 +35,7 @@ from genint.manifests.world import CLASSES
 from genint.pipeline.directions import exact_directions
 from genint.pipeline.fast_generator import FastGenerator, fold
 from genint.pipeline.generator import load_generator
-from genint.pipeline.measure_generator import Reader, train_reader
+from genint.pipeline.measure_generator import read_images, train_reader
 from genint.pipeline.settle import weights_location
 from genint.pipeline.world import compose_pictures
 from matplotlib.figure import Figure
@@ -45,7 +45,6 @@ CONFOUNDING = 0.8
 NUM_DIRECTIONS = 20
 PROBED_STEPS = (-24.0, -16.0, -11.0, -8.0, -5.0, -2.5, 2.5, 5.0, 8.0, 11.0, 16.0, 24.0)
 SHARES_KEPT = (0.95, 0.9, 0.75, 0.5)
-BATCH = 100
 
 Latents = NDArray[np.float64]
 
@@ -81,13 +80,13 @@ class Bench:
         return self.generator.render(torch.from_numpy(latents), torch.from_numpy(labels))[0]
 
     def measure(self, way: str, setting: str, images: NDArray[np.uint8]) -> Point:
-        seen, nuisances = read(self.free, images)
+        logits, nuisances, _ = read_images(self.free, images)
         return Point(
             way,
             setting,
             label_accuracy(nuisances, self.labels)[0],
-            float((seen == self.labels).mean()),
-            float((read(self.confounded, images)[0] == self.labels).mean()),
+            float((logits.argmax(1) == self.labels).mean()),
+            float((read_images(self.confounded, images)[0].argmax(1) == self.labels).mean()),
         )
 
     def move(self, draw: Callable[[int], tuple[NDArray[np.int64], NDArray[np.float64]]]) -> Latents:
@@ -111,7 +110,8 @@ class Bench:
             direction = np.full(len(labels), j)
             moved = [intervene(latents, self.directions, direction, np.full(len(labels), s)) for s in PROBED_STEPS]
             images = self.render(np.concatenate(moved), np.tile(labels, len(PROBED_STEPS)))
-            right = read(self.confounded, images)[0].reshape(len(PROBED_STEPS), -1) == labels
+            seen = read_images(self.confounded, images)[0].argmax(1)
+            right = seen.reshape(len(PROBED_STEPS), -1) == labels
             yield right.mean(1)
 
 
@@ -195,15 +195,6 @@ def measure_real(bench: Bench, setting: str, confounding: float) -> Point:
     pictures = compose_pictures("test", np.arange(len(bench.labels)), confounding, confounding)
     order = np.argsort(pictures.class_labels, kind="stable")
     return bench.measure("real", setting, pictures.images[order])
-
-
-def read(reader: Reader, images: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Classes [N], and nuisances [N, nuisances] in their standard deviations, as read off images [N, 32, 32, 3]."""
-    tensor = torch.from_numpy(images).permute(0, 3, 1, 2)
-    with torch.inference_mode():
-        parts = [reader(batch.float() / 127.5 - 1.0) for batch in tensor.split(BATCH)]
-    logits, nuisances = (torch.cat([part[i] for part in parts]) for i in (0, 1))
-    return logits.argmax(1).numpy(), nuisances.double().numpy()
 
 
 def draw_trade_off(points: list[Point], real: list[Point]) -> Figure:

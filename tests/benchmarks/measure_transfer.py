@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from genint.manifests.dataset import load_dataset
 from genint.manifests.shard import load_index, read_sample
-from genint.pipeline.measure_generator import Reader, train_reader
+from genint.pipeline.measure_generator import Reader, read_images, train_reader
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -73,10 +73,7 @@ def background_shift(
 
 
 def recognised(reader: Reader, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> float:
-    tensor = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1.0
-    with torch.inference_mode():
-        read = torch.cat([reader(batch)[0].argmax(1) for batch in tensor.split(200)])
-    return float((read.numpy() == labels).mean())
+    return float((read_images(reader, images)[0].argmax(1) == labels).mean())
 
 
 def read_stream(folder: Path) -> dict[str, dict[str, bytes]]:
