@@ -11,24 +11,27 @@ from .correlation import CorrelationReport
 from .nuisances import DependenceReport
 
 WIDTH = 7.0  # inches
+LEGEND = 1.8
 SWEPT = (("truncation", "truncation t"), ("num_directions", "directions k"), ("step_scale", "step scale s"))
 LETTERS = {"truncation": "t", "num_directions": "k", "step_scale": "s"}
 
 
 def plot_correlations(report: CorrelationReport) -> Figure:
     """Accuracy over chance against the number of classes, a line for each training distribution (Figure 3)."""
-    figure = Figure(figsize=(WIDTH, 4.0), layout="constrained")
+    figure = Figure(figsize=(WIDTH + LEGEND, 4.0), layout="constrained")
     axes = figure.add_subplot()
-    for name in dict.fromkeys(row.distribution for row in report.correlations):
+    for number, name in enumerate(dict.fromkeys(row.distribution for row in report.correlations)):
         rows = [row for row in report.correlations if row.distribution == name]
         counts, means = [row.num_classes for row in rows], [row.correlation for row in rows]
         below = [row.correlation - row.interval[0] for row in rows]
         above = [row.interval[1] - row.correlation for row in rows]
-        axes.errorbar(counts, means, (below, above), marker="o", capsize=3, label=name)
+        # matplotlib's ten colours begin again.
+        line = "-" if number < 10 else "--"
+        axes.errorbar(counts, means, (below, above), marker="o", capsize=3, label=name, linestyle=line)
     axes.axhline(1.0, color="grey", linestyle=":", label="chance")
     axes.set_xlabel("classes")
     axes.set_ylabel("accuracy over chance")
-    axes.legend()
+    _legend_beside(figure)
     return figure
 
 
@@ -87,14 +90,20 @@ def plot_bound_and_accuracy(points: Sequence[SweepPoint]) -> Figure:
 def plot_dependences(report: DependenceReport) -> Figure:
     """Accuracy from nuisance to label, and within-class spread, for each stream and nuisance, as read."""
     rows = [row for row in report.streams if row.source == "read"]
-    figure = Figure(figsize=(WIDTH, 6.0), layout="constrained")
+    figure = Figure(figsize=(WIDTH + LEGEND, 6.0), layout="constrained")
     upper, lower = figure.subplots(2, 1)
     _draw_bars(upper, {row.stream: {k: v / row.chance for k, v in row.accuracy.items()} for row in rows})
     upper.set_ylabel("label from nuisance,\naccuracy over chance")
     _draw_bars(lower, {row.stream: row.spread_over_real for row in rows})
     lower.set_ylabel(f"within-class spread\nover {report.reference_stream}")
-    upper.legend(fontsize="x-small")
+    _legend_beside(figure)
     return figure
+
+
+def _legend_beside(figure: Figure) -> None:
+    """The first panel's legend, right of all panels: names of distributions are long, and there may be many."""
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", fontsize="x-small")
 
 
 def _setting(point: SweepPoint) -> dict[str, float]:
