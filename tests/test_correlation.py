@@ -127,4 +127,4 @@ def test_autoaugment_changes_pictures_and_keeps_labels() -> None:
 def test_the_figure_has_a_line_for_each_distribution_and_one_for_chance() -> None:
     rows = tuple(control_correlations(LABELS, LABELS, 6, CorrelationSettings((2, 6), subsets=1, epochs=1)))
     axes = plot_correlations(CorrelationReport(rows, (), "test", "interventional", (0.5,), 1)).axes[0]
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["chance", "random z", "one-hot y"]
+    assert [text.get_text() for text in axes.figure.legends[0].get_texts()] == ["chance", "random z", "one-hot y"]
