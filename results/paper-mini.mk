@@ -57,11 +57,14 @@ $(DATA)/sweep/%/manifest.json:
 	    --set streams.interventional.num_directions=$(patsubst k%,%,$(word 2,$(point))) \
 	    --set streams.interventional.step_scale=$(patsubst s%,%,$(word 3,$(point)))
 
-$(OUT)/interventions/interventions.json:
-	$(BIN)/python tests/benchmarks/measure_interventions.py --out $(@D)
+$(WORK)/interventions.done:
+	$(BIN)/python tests/benchmarks/measure_interventions.py --out $(OUT)/interventions
+	mkdir -p $(@D)
+	touch $@
 
-own_ranges = $(BIN)/python -c 'import json, sys; print(json.load(open(sys.argv[1]))["step_ranges"][sys.argv[2]])' $< $*
-$(DATA)/sweep/ranges-%/manifest.json: $(OUT)/interventions/interventions.json
+read_ranges := import json, sys; print(json.load(open(sys.argv[1]))["step_ranges"][sys.argv[2]])
+own_ranges = $(BIN)/python -c '$(read_ranges)' $(OUT)/interventions/interventions.json $*
+$(DATA)/sweep/ranges-%/manifest.json: $(WORK)/interventions.done
 	$(BIN)/genint-pipeline build-shards mini-sweep --workers 1 --out $(@D) \
 	    --set streams.interventional.step_ranges="$$($(own_ranges))"
 
