@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from ..manifests.dataset import Dataset
     from ..manifests.manifest import Manifest
     from ..manifests.storage import Storage
-    from .build import Build
-    from .executor import WorkerPool
-    from .settle import Ingredients
-    from .worker import WorkerSettings
+    from .shards.driver import Build
+    from .shards.executor import WorkerPool
+    from .shards.settle import Ingredients
+    from .shards.worker import WorkerSettings
 
 EPILOG = "Exit codes: 0 ok, 1 failed work, 2 bad usage, 130 interrupted."
 
@@ -115,8 +115,8 @@ def directions(
 ) -> None:  # fmt: skip
     """Compute a recipe's principal directions: a GANSpace .npz and a picture of what each one does."""
     from ..manifests.recipe import load_recipe
-    from .environment import check_device
-    from .show_directions import write_directions
+    from .shards.environment import check_device
+    from .shards.show_directions import write_directions
 
     try:
         labels = [int(label) for label in class_text.split(",")]
@@ -157,13 +157,13 @@ def build_shards(
     from ..manifests.manifest import MANIFEST
     from ..manifests.recipe import load_recipe
     from ..manifests.storage import Storage
-    from .build import Build
-    from .environment import check_device
-    from .estimate import warn_of_long_work
-    from .preview import write_previews
-    from .release import excess_failures, release
-    from .settle import driver_lock, gather, settle
-    from .worker import WorkerSettings
+    from .release.close import excess_failures, release
+    from .release.preview import write_previews
+    from .shards.driver import Build
+    from .shards.environment import check_device
+    from .shards.estimate import warn_of_long_work
+    from .shards.settle import driver_lock, gather, settle
+    from .shards.worker import WorkerSettings
 
     if address and executor != "ray":
         raise UsageError(f"--address {address}: only with --executor ray")
@@ -226,10 +226,10 @@ def build_shards(
 
 def _make_pool(settings: "WorkerSettings", executor: str, workers: int | None, address: str | None) -> "WorkerPool":
     if executor == "ray":
-        from .ray_executor import RayPool
+        from .shards.ray_executor import RayPool
 
         return RayPool(settings, workers, address, _end_at_once)
-    from .executor import LocalPool, count_devices
+    from .shards.executor import LocalPool, count_devices
 
     return LocalPool(settings, workers or count_devices(settings.device))
 
@@ -264,8 +264,8 @@ def _this_command() -> str:
 
 def _print_estimate(ingredients: "Ingredients", storage: "Storage", device: str, names: list[str]) -> None:
     from ..manifests.console import format_bytes, format_seconds
-    from .environment import describe_environment
-    from .estimate import estimate_streams
+    from .shards.environment import describe_environment
+    from .shards.estimate import estimate_streams
 
     click.echo(f"{'stream':20} {'samples':>12} {'shards':>8} {'bytes':>10} {'device time':>12}")
     size = seconds = 0.0
@@ -289,7 +289,7 @@ def status(dataset: str) -> None:
     """How far a dataset is, finished or under way."""
     from ..manifests.dataset import load_dataset
     from ..manifests.manifest import MANIFEST
-    from .release import RecordStore
+    from .release.close import RecordStore
 
     loaded = load_dataset(dataset)
     store = RecordStore(loaded.storage)
@@ -335,9 +335,9 @@ def verify(dataset: str, rebuild: int | None, weights: str | None, inputs: tuple
 
 
 def _rebuild(dataset: "Dataset", manifest: "Manifest", count: int, device: str, weights: str | None) -> None:
-    from .environment import check_device
-    from .rebuild import rebuild_shards
-    from .settle import find_weights
+    from .shards.environment import check_device
+    from .shards.rebuild import rebuild_shards
+    from .shards.settle import find_weights
 
     failed = 0
     for result in rebuild_shards(dataset, manifest, count, check_device(device), find_weights(dataset, weights)):
@@ -358,8 +358,8 @@ def _rebuild(dataset: "Dataset", manifest: "Manifest", count: int, device: str, 
 def preview(dataset: str) -> None:
     """Draw a contact sheet of each finished stream."""
     from ..manifests.dataset import load_dataset
-    from .preview import write_previews
-    from .release import RecordStore
+    from .release.close import RecordStore
+    from .release.preview import write_previews
 
     loaded = load_dataset(dataset)
     store = RecordStore(loaded.storage)
@@ -374,7 +374,7 @@ def preview(dataset: str) -> None:
 def inspect(dataset: str, key: str) -> None:
     """Everything known of one sample: where it stands, its members and its parameters."""
     from ..manifests.dataset import load_dataset
-    from .inspect_sample import inspect_sample
+    from .release.inspect_sample import inspect_sample
 
     click.echo(json.dumps(inspect_sample(load_dataset(dataset), key), indent=2))
 
@@ -396,11 +396,11 @@ def fit_generator(out: Path, steps: int, seed: int, confounding: float, start: s
     The same command continues what was interrupted.
     """
     from ..manifests.console import ProgressDisplay
-    from . import fit_generator as fitting
-    from .environment import check_device
-    from .generator import load_generator
-    from .measure_generator import measure_generator
-    from .settle import weights_location
+    from .biggan.generator import load_generator
+    from .mini import fit_generator as fitting
+    from .mini.measure_generator import measure_generator
+    from .shards.environment import check_device
+    from .shards.settle import weights_location
 
     device = check_device(device)
     settings = fitting.FitSettings(seed=seed, steps=steps, confounding=confounding)
@@ -425,7 +425,7 @@ def fit_generator(out: Path, steps: int, seed: int, confounding: float, start: s
 def fit_encoder(out: Path, epochs: int, seed: int, confounding: float) -> None:
     """Train the mini world's perceptual encoder, which its transfers compare pictures by, and measure it."""
     from ..manifests.console import ProgressDisplay
-    from . import fit_encoder as fitting
+    from .mini import fit_encoder as fitting
 
     settings = fitting.EncoderSettings(seed=seed, epochs=epochs, confounding=confounding)
     with ProgressDisplay("fit-encoder", "steps") as display:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from genint.manifests.errors import FormatError
-from genint.pipeline.adain import AdainNetwork, adain, load_adain, make_random_adain
+from genint.pipeline.style.adain import AdainNetwork, adain, load_adain, make_random_adain
 from torch import Tensor, nn
 from torch.nn import functional as F
 

@@ -187,8 +187,8 @@ def test_recipes_prints_a_recipe_to_start_from(run_cli, tmp_path):
 
 
 def test_fit_generator_resumes_and_writes_what_the_package_loads(tmp_path):
-    from genint.pipeline.fit_generator import FitSettings, fit_generator
-    from genint.pipeline.generator import load_generator
+    from genint.pipeline.biggan.generator import load_generator
+    from genint.pipeline.mini.fit_generator import FitSettings, fit_generator
 
     settings = FitSettings(steps=3, batch_size=8, num_objects=100, statistics_batches=1)
     assert [progress.step for progress in fit_generator(tmp_path / "whole", settings)] == [1, 2, 3]
@@ -201,9 +201,9 @@ def test_fit_generator_resumes_and_writes_what_the_package_loads(tmp_path):
 
 def test_fit_generator_starts_from_a_fitted_one(tmp_path):
     from genint.manifests.errors import UsageError
-    from genint.pipeline import fit_generator as fitting
-    from genint.pipeline.generator import load_generator
-    from genint.pipeline.settle import weights_location
+    from genint.pipeline.biggan.generator import load_generator
+    from genint.pipeline.mini import fit_generator as fitting
+    from genint.pipeline.shards.settle import weights_location
 
     settings = fitting.FitSettings(steps=2, batch_size=8, num_objects=100, statistics_batches=1)
     shipped = load_generator(weights_location("mini"))

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 from genint.manifests.errors import UsageError
-from genint.pipeline.fast_generator import FastGenerator, Precision, batch_norm_statistics, fold
-from genint.pipeline.generator import PUBLISHED_CONFIGS, make_random_generator
+from genint.pipeline.biggan.fast_generator import FastGenerator, Precision, batch_norm_statistics, fold
+from genint.pipeline.biggan.generator import PUBLISHED_CONFIGS, make_random_generator
 from pytorch_pretrained_biggan import BigGAN, BigGANConfig
 from pytorch_pretrained_biggan.model import BigGANBatchNorm
 from torch import Tensor

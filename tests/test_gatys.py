@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from genint.manifests.errors import FormatError
-from genint.pipeline.gatys import (
+from genint.pipeline.style.gatys import (
     BatchedLbfgs,
     Pair,
     Transferred,
@@ -14,7 +14,7 @@ from genint.pipeline.gatys import (
     transfer_losses,
     transfer_styles,
 )
-from genint.pipeline.vgg import Vgg, load_vgg, make_random_vgg, random_state
+from genint.pipeline.style.vgg import Vgg, load_vgg, make_random_vgg, random_state
 from torch import Tensor, nn
 from torch.nn import functional as F
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from genint.manifests.errors import FormatError, GenintError, UsageError
-from genint.pipeline.generator import PUBLISHED_CONFIGS, load_generator, make_random_generator
+from genint.pipeline.biggan.generator import PUBLISHED_CONFIGS, load_generator, make_random_generator
 from pytorch_pretrained_biggan import BigGAN, BigGANConfig, convert_tf_to_pytorch
 from pytorch_pretrained_biggan.file_utils import url_to_filename
 from pytorch_pretrained_biggan.model import PRETRAINED_CONFIG_ARCHIVE_MAP, PRETRAINED_MODEL_ARCHIVE_MAP

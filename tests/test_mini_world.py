@@ -4,10 +4,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from genint.manifests.world import CLASSES, NUISANCES, class_means, draw_nuisances
-from genint.pipeline.generator import load_generator
-from genint.pipeline.measure_generator import frechet_distance
-from genint.pipeline.settle import weights_location
-from genint.pipeline.world import compose, compose_pictures, load_objects
+from genint.pipeline.biggan.generator import load_generator
+from genint.pipeline.mini.measure_generator import frechet_distance
+from genint.pipeline.mini.world import compose, compose_pictures, load_objects
+from genint.pipeline.shards.settle import weights_location
 
 
 def test_frechet_distance_of_gaussians_has_its_closed_form():
@@ -97,7 +97,7 @@ def test_white_stays_white():
 
 
 def test_objects_are_those_of_fashion_mnist(shared_data):
-    from genint.pipeline.pack_objects import read_idx
+    from genint.pipeline.mini.pack_objects import read_idx
 
     images = read_idx(shared_data / "fashion-mnist" / "t10k-images-idx3-ubyte.gz")
     known = {image.tobytes() for image in images}

@@ -21,9 +21,9 @@ from genint.manifests.shard import load_index, read_sample
 from genint.manifests.sources.natural import NaturalStream
 from genint.manifests.sources.stream import Facts
 from genint.manifests.storage import Storage
-from genint.pipeline.pictures import DAMAGE, UnfitImageError
-from genint.pipeline.rendering import RenderContext
+from genint.pipeline.images.pictures import DAMAGE, UnfitImageError
 from genint.pipeline.sources.natural import repack_image, repack_natural
+from genint.pipeline.sources.rendering import RenderContext
 from PIL import ExifTags, Image
 
 RunCli = Callable[..., Any]

@@ -24,7 +24,7 @@ from genint.evaluate.results import Analysis, Results, load_results
 from genint.evaluate.stream_images import StreamImages
 from genint.manifests.errors import UsageError
 from genint.manifests.world import CLASSES, NUISANCES, draw_nuisances
-from genint.pipeline.world import compose_pictures
+from genint.pipeline.mini.world import compose_pictures
 from genint.train.checkpoint import Preprocessing
 from scipy import stats
 

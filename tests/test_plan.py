@@ -5,9 +5,9 @@ import pytest
 from genint.manifests.directions import coordinates, load_directions
 from genint.manifests.recipe import load_recipe
 from genint.manifests.sources.stream import Facts, GeneratorFacts, StreamPlan
-from genint.pipeline.directions import exact_directions
-from genint.pipeline.generator import load_generator
-from genint.pipeline.settle import weights_location
+from genint.pipeline.biggan.directions import exact_directions
+from genint.pipeline.biggan.generator import load_generator
+from genint.pipeline.shards.settle import weights_location
 
 
 @pytest.fixture(scope="module")

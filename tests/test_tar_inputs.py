@@ -19,7 +19,7 @@ from genint.manifests.shard import load_index, read_sample
 from genint.manifests.sources.natural import NaturalStream
 from genint.manifests.sources.stream import Facts
 from genint.manifests.tar_inputs import list_input
-from genint.pipeline.pictures import LostImageError, read_listed
+from genint.pipeline.images.pictures import LostImageError, read_listed
 from PIL import Image
 
 RunCli = Callable[..., Any]

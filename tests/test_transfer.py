@@ -19,13 +19,15 @@ from genint.manifests.recipe import load_recipe, read_recipe
 from genint.manifests.shard import load_index, read_sample, sha256_of_file
 from genint.manifests.sources.stream import Facts
 from genint.manifests.storage import Storage
-from genint.pipeline import estimate, preview, vgg, worker
-from genint.pipeline.adain import make_random_adain
-from genint.pipeline.fit_encoder import EncoderSettings, fit_encoder, measure_encoder
-from genint.pipeline.gatys import evaluation_flop
-from genint.pipeline.network_files import network_place
-from genint.pipeline.settle import gather
-from genint.pipeline.vgg import load_vgg, make_random_vgg, random_state
+from genint.pipeline.mini.fit_encoder import EncoderSettings, fit_encoder, measure_encoder
+from genint.pipeline.release import preview
+from genint.pipeline.shards import estimate, worker
+from genint.pipeline.shards.settle import gather
+from genint.pipeline.style import vgg
+from genint.pipeline.style.adain import make_random_adain
+from genint.pipeline.style.gatys import evaluation_flop
+from genint.pipeline.style.network_files import network_place
+from genint.pipeline.style.vgg import load_vgg, make_random_vgg, random_state
 from PIL import ExifTags, Image
 
 RunCli = Callable[..., Any]

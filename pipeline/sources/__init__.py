@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ...manifests.sources.stream import Sample
-from ..rendering import RenderContext, Rendered
 from .generated import render_generated
 from .mini_world import compose_mini_world
 from .natural import repack_natural
+from .rendering import RenderContext, Rendered
 from .transfer import optimisation_flop, render_transferred
 
 Renderer = Callable[[RenderContext, Any, Sequence[Sample]], Iterator[Rendered]]

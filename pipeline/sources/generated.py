@@ -7,7 +7,7 @@ import torch
 
 from ...manifests.sources.generated import GeneratedStream
 from ...manifests.sources.stream import Sample
-from ..rendering import RenderContext, Rendered
+from .rendering import RenderContext, Rendered
 
 
 def render_generated(context: RenderContext, stream: GeneratedStream, samples: Sequence[Sample]) -> Iterator[Rendered]:

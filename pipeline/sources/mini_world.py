@@ -6,9 +6,9 @@ import numpy as np
 
 from ...manifests.sources.mini_world import MiniWorldStream
 from ...manifests.sources.stream import Sample
-from ..encode import encode_mask
-from ..rendering import RenderContext, Rendered
-from ..world import BATCH, compose_pictures
+from ..images.encode import encode_mask
+from ..mini.world import BATCH, compose_pictures
+from .rendering import RenderContext, Rendered
 
 
 def compose_mini_world(

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 
 from ...manifests.sources.natural import NaturalStream
 from ...manifests.sources.stream import Sample
-from ..encode import encode_image
-from ..pictures import LostImageError, decode_picture, fit_picture, naming, read_listed
-from ..rendering import RenderContext, Rendered
+from ..images.encode import encode_image
+from ..images.pictures import LostImageError, decode_picture, fit_picture, naming, read_listed
+from .rendering import RenderContext, Rendered
 
 
 def repack_natural(context: RenderContext, stream: NaturalStream, samples: Sequence[Sample]) -> Iterator[Rendered]:

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from ...manifests.sources.stream import Sample
 from ...manifests.sources.transfer import ADAIN_INPUTS, TransferredStream, TransferStream
-from ..adain import AdainNetwork, load_adain, make_random_adain
-from ..gatys import LossWeights, Pair, evaluation_flop, transfer_styles
-from ..pictures import LostImageError, decode_picture, fit_picture, naming, read_listed
-from ..rendering import RenderContext, Rendered
-from ..vgg import DTYPES, Precision, Vgg, load_vgg, make_random_vgg
+from ..images.pictures import LostImageError, decode_picture, fit_picture, naming, read_listed
+from ..style.adain import AdainNetwork, load_adain, make_random_adain
+from ..style.gatys import LossWeights, Pair, evaluation_flop, transfer_styles
+from ..style.vgg import DTYPES, Precision, Vgg, load_vgg, make_random_vgg
+from .rendering import RenderContext, Rendered
 
 # Of the largest activation of a batch: on a CPU, larger batches cost more an image, measured.
 CPU_ACTIVATION_BYTES = 1 << 24

@@ -9,12 +9,12 @@ import torch
 from genint.manifests.dataset import load_dataset
 from genint.manifests.recipe import load_recipe
 from genint.manifests.storage import Storage
-from genint.pipeline.encode import encode_image
-from genint.pipeline.environment import describe_environment
-from genint.pipeline.fast_generator import fold
-from genint.pipeline.generator import load_generator
-from genint.pipeline.settle import gather, settle
-from genint.pipeline.worker import Task, Worker, WorkerSettings
+from genint.pipeline.biggan.fast_generator import fold
+from genint.pipeline.biggan.generator import load_generator
+from genint.pipeline.images.encode import encode_image
+from genint.pipeline.shards.environment import describe_environment
+from genint.pipeline.shards.settle import gather, settle
+from genint.pipeline.shards.worker import Task, Worker, WorkerSettings
 
 
 def main() -> None:

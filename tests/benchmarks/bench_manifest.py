@@ -38,7 +38,7 @@ print(f"counts of {stream.shards:,} shards and the paths of {len(records):,} of 
 DRIVER = """
 import resource, sys, time
 from genint.manifests.storage import Storage
-from genint.pipeline.release import RecordStore
+from genint.pipeline.release.close import RecordStore
 base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 started = time.perf_counter()
 shards = int(sys.argv[2])

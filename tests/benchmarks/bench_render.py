@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from genint.pipeline.fast_generator import FastGenerator, fold
-from genint.pipeline.generator import PUBLISHED_CONFIGS, make_random_generator
+from genint.pipeline.biggan.fast_generator import FastGenerator, fold
+from genint.pipeline.biggan.generator import PUBLISHED_CONFIGS, make_random_generator
 from numpy.typing import NDArray
 from PIL import Image
 from pytorch_pretrained_biggan import BigGAN, BigGANConfig

@@ -15,8 +15,8 @@ import time
 from collections.abc import Callable
 
 import torch
-from genint.pipeline.gatys import Pair, Targets, find_targets, transfer_losses, transfer_styles
-from genint.pipeline.vgg import Vgg, make_random_vgg
+from genint.pipeline.style.gatys import Pair, Targets, find_targets, transfer_losses, transfer_styles
+from genint.pipeline.style.vgg import Vgg, make_random_vgg
 from torch import Tensor
 from torch.nn import functional as F
 

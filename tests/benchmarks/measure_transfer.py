@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from genint.manifests.dataset import load_dataset
 from genint.manifests.shard import load_index, read_sample
-from genint.pipeline.measure_generator import Reader, read_images, train_reader
+from genint.pipeline.mini.measure_generator import Reader, read_images, train_reader
 from numpy.typing import NDArray
 from PIL import Image
 

@@ -1,0 +1,1 @@
+"""The class-conditional BigGAN and its principal directions."""

@@ -1,0 +1,1 @@
+"""The embedded world, and the networks fitted on it."""

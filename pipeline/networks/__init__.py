@@ -1,0 +1,1 @@
+"""What every network needs: weights from files, and kernels."""

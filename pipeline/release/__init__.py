@@ -1,0 +1,1 @@
+"""Shards become something that others can use."""

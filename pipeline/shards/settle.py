@@ -1,0 +1,269 @@
+"""Settle everything a dataset depends on before its first shard: generator, inputs, directions, fingerprint."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+from pytorch_pretrained_biggan import BigGAN, BigGANConfig
+
+from ...manifests.dataset import PLAN, Dataset, PlanEntry, directions_name, input_name
+from ...manifests.directions import Directions, first_directions, load_directions, save_directions
+from ...manifests.errors import FormatError, UsageError
+from ...manifests.inputs import Listing, imagenet_wnids
+from ...manifests.lock import only_process
+from ...manifests.manifest import RECIPE, RECORDS, Fingerprint, GeneratorEntry, Input
+from ...manifests.recipe import MINI_GENERATOR, Recipe
+from ...manifests.shard import sha256_of_file
+from ...manifests.sources.stream import Facts, GeneratorFacts
+from ...manifests.storage import Storage
+from ...manifests.tar_inputs import list_input
+from ..biggan.directions import exact_directions, sampled_directions
+from ..biggan.generator import PUBLISHED_CONFIGS, LoadedGenerator, load_generator, make_random_generator
+from ..style.network_files import find_network_file, network_place
+
+LOCK = f"{RECORDS}/driver.lock"
+
+
+@dataclass(frozen=True)
+class Ingredients:
+    """What a recipe is made of, loaded and checked, before anything is written."""
+
+    recipe: Recipe
+    weights: str | None
+    generator: LoadedGenerator | None
+    facts: Facts
+    networks: dict[str, Path]
+    untrained: BigGAN | None = None  # in place of weights that are not at hand, for timing alone
+
+    @property
+    def roots(self) -> dict[str, str]:
+        """Folder or file of each input on this machine."""
+        networks = {name: str(path) for name, path in self.networks.items()}
+        return {**{name: listing.root for name, listing in self.facts.inputs.items()}, **networks}
+
+    @property
+    def stand_ins(self) -> list[str]:
+        """Networks that random weights stand for, by name; none but for timing."""
+        absent = [
+            name for name, kind in self.recipe.inputs().items() if kind == "weights" and name not in self.networks
+        ]
+        return [*([self.weights] if self.untrained is not None and self.weights else []), *absent]
+
+    @property
+    def model(self) -> BigGAN | None:
+        return self.generator.model if self.generator else self.untrained
+
+
+def gather(
+    recipe: Recipe,
+    weights: str | None = None,
+    inputs: Mapping[str, str] | None = None,
+    timing_only: bool = False,
+    storage: Storage | None = None,
+) -> Ingredients:
+    """Load the generator's weights, list the inputs and check every stream against them.
+
+    weights: a folder with the package's two files; None takes the shipped or published generator of the recipe's name.
+    timing_only: random weights stand in for published ones, and nothing is downloaded.
+    storage: where an interrupted build has left its lists of inputs, so that tars are not read through again.
+    Raises UsageError or GenintError for whatever is missing or does not fit.
+    """
+    bound = dict(inputs or {})
+    for name in bound.keys() - set(recipe.inputs()):
+        known = ", ".join(recipe.inputs()) or "none"
+        raise UsageError(f"--input {name}: recipe {recipe.name!r} has no such input; known: {known}")
+    listings = {}
+    for name, kind in recipe.inputs().items():
+        if name not in bound and kind != "weights":
+            raise UsageError(f"recipe {recipe.name!r} reads input {name!r}: give it with --input {name}=PATH")
+        if kind in ("class folders", "images"):
+            listings[name] = list_input(kind, bound[name], name, _former_list(storage, name))
+
+    location: str | None = None
+    generator: LoadedGenerator | None = None
+    untrained: BigGAN | None = None
+    facts = None
+    if recipe.generator is not None and any(stream.uses_generator for stream in recipe.streams):
+        location = weights or weights_location(recipe.generator.name)
+        if timing_only and location in PUBLISHED_CONFIGS:
+            model = untrained = _untrained(location)
+        else:
+            generator = load_generator(location)
+            model = generator.model
+        facts = generator_facts(recipe.generator.name, model.config, generator.class_names if generator else None)
+    elif weights is not None:
+        raise UsageError(f"--weights {weights}: recipe {recipe.name!r} renders nothing with a generator")
+    directions = None
+    if "directions" in bound:
+        directions = load_directions(Path(bound["directions"]))
+    everything = Facts(recipe.seed, facts, directions, listings, {stream.name: stream for stream in recipe.streams})
+    for stream in recipe.streams:
+        stream.check(everything)
+    networks = find_networks(recipe, bound, known_only=timing_only)
+    return Ingredients(recipe, location, generator, everything, networks, untrained)
+
+
+def _former_list(storage: Storage | None, name: str) -> Listing | None:
+    if storage is None or not storage.exists(input_name(name)):
+        return None
+    try:
+        return Listing.from_bytes(storage.read(input_name(name)), "")
+    except FormatError:
+        return None  # damaged; it is made again
+
+
+def find_networks(recipe: Recipe, bound: Mapping[str, str], known_only: bool = False) -> dict[str, Path]:
+    """Files of the network weights that a recipe's streams read, downloaded where need be.
+
+    known_only: leave out what is neither bound to a file nor on this machine.
+    """
+    networks = {}
+    for name, kind in recipe.inputs().items():
+        if kind != "weights":
+            continue
+        place = network_place(name)
+        if known_only and name not in bound and not (place is not None and place.is_file()):
+            continue
+        path = Path(bound[name]) if name in bound else find_network_file(name, recipe.name)
+        if not path.is_file():
+            raise UsageError(f"--input {name}={path}: no such file")
+        networks[name] = path.resolve()
+    return networks
+
+
+def find_roots(dataset: Dataset) -> dict[str, str]:
+    """Where the inputs of a dataset are here. Raises UsageError where network weights at hand are others."""
+    networks = find_networks(dataset.recipe, dataset.roots)
+    for name, path in networks.items():
+        expected = dataset.entry.fingerprint.inputs[name].sha256
+        found = sha256_of_file(path)
+        if found != expected:
+            raise UsageError(f"{path}: weights {found[:12]}, the dataset was rendered with {expected[:12]}")
+    return {**dataset.roots, **{name: str(path) for name, path in networks.items()}}
+
+
+@cache
+def _untrained(name: str) -> BigGAN:
+    """A published generator's shape with random weights; several estimates in one process share it."""
+    return make_random_generator(PUBLISHED_CONFIGS[name], seed=0, calibration_samples=1)
+
+
+def weights_location(name: str) -> str:
+    """Where the generator of a recipe's name comes from: the shipped folder, or the published name itself."""
+    return str(files("genint.pipeline") / "data" / "mini-generator") if name == MINI_GENERATOR else name
+
+
+def find_weights(dataset: Dataset, weights: str | None) -> str | None:
+    """The weights a dataset was rendered with. Raises UsageError where those at hand are others."""
+    entry = dataset.entry.generator
+    if entry is None:
+        return None
+    location = weights or weights_location(entry.name)
+    found = load_generator(location).weights_sha256
+    if found != entry.weights_sha256:
+        raise UsageError(f"{location}: weights {found[:12]}, the dataset was rendered with {entry.weights_sha256[:12]}")
+    return location
+
+
+def generator_facts(name: str, config: BigGANConfig, class_names: tuple[str, ...] | None) -> GeneratorFacts:
+    """What planning needs to know. Classes without names are ImageNet's where there are 1,000, else numbers."""
+    if class_names is None:
+        numbers = tuple(str(label) for label in range(config.num_classes))
+        class_names = imagenet_wnids() if config.num_classes == 1000 else numbers
+    return GeneratorFacts(name, config.z_dim, config.output_dim, class_names)
+
+
+def find_directions(recipe: Recipe, generator: LoadedGenerator, imported: Directions | None, device: str) -> Directions:
+    """The directions a recipe asks for, as many as its streams draw from."""
+    table = recipe.directions
+    count = max(getattr(stream, "num_directions", 0) for stream in recipe.streams)
+    if imported is not None:
+        if imported.latent.shape[1] != generator.model.config.z_dim:
+            raise UsageError(
+                f"--input directions: made for latents of size {imported.latent.shape[1]}, the generator has "
+                f"{generator.model.config.z_dim}"
+            )
+        return first_directions(imported, count)
+    if table.method == "exact":
+        return exact_directions(generator.model, count, table.class_label)
+    model = generator.model.to(device)
+    found = sampled_directions(model, table.layer, count, table.samples, table.class_label, seed=recipe.seed)
+    model.to("cpu")
+    return found
+
+
+def settle(ingredients: Ingredients, storage: Storage, device: str) -> Dataset:
+    """Write what the build depends on into the dataset, or check that it is what is there already.
+
+    Raises UsageError where the folder belongs to another recipe, naming what changed.
+    """
+    recipe = ingredients.recipe
+    former = PlanEntry.model_validate_json(storage.read(PLAN)) if storage.exists(PLAN) else None
+
+    directions: str | None = None
+    if any(stream.uses_directions for stream in recipe.streams):
+        assert recipe.generator is not None and ingredients.generator is not None
+        directions = directions_name(recipe.generator.name, recipe.directions.layer)
+        # Kept as first made: another machine's linear algebra would differ in the last bits.
+        if not storage.exists(directions):
+            found = find_directions(recipe, ingredients.generator, ingredients.facts.directions, device)
+            with storage.replacing(directions) as path:
+                save_directions(found, path)
+
+    generator = ingredients.generator
+    facts = ingredients.facts
+    entry = PlanEntry(
+        fingerprint=Fingerprint(
+            recipe=recipe.flatten(),
+            weights_sha256=generator.weights_sha256 if generator else None,
+            config_sha256=generator.config_sha256 if generator else None,
+            directions_sha256=storage.sha256(directions) if directions else None,
+            inputs={
+                **{name: Input(files=len(list_.paths), sha256=list_.digest) for name, list_ in facts.inputs.items()},
+                **{name: Input(files=1, sha256=sha256_of_file(path)) for name, path in ingredients.networks.items()},
+            },
+        ),
+        generator=GeneratorEntry(
+            name=facts.generator.name,
+            weights_sha256=generator.weights_sha256,
+            z_dim=facts.generator.z_dim,
+            resolution=facts.generator.resolution,
+        )
+        if facts.generator and generator
+        else None,
+        class_names=list(facts.generator.class_names) if facts.generator else [],
+        directions=directions,
+    )
+    if former is not None:
+        changes = former.fingerprint.changes(entry.fingerprint)
+        if changes:
+            raise UsageError(
+                f"{storage}: begun with another recipe ({'; '.join(changes[:3])}"
+                f"{f'; and {len(changes) - 3} more' if len(changes) > 3 else ''}); choose another --out"
+            )
+    else:
+        for name, listing in facts.inputs.items():
+            storage.write(input_name(name), listing.to_bytes())
+        storage.write(RECIPE, recipe.to_toml().encode())
+        storage.write(PLAN, entry.model_dump_json().encode())
+    return Dataset(storage, recipe, entry, ingredients.roots)
+
+
+@contextmanager
+def driver_lock(storage: Storage) -> Iterator[None]:
+    """Hold the dataset for one driver; the kernel lets go when the process ends, however it ends.
+
+    Raises UsageError where another driver has it, or where the folder is something else's. A bucket has no locks: two
+    drivers there do work twice, but end with the same bytes.
+    """
+    # What a build writes before its plan may be there from one that was interrupted early.
+    if not storage.exists(PLAN) and set(storage.list()) - {RECORDS, RECIPE, "directions", "inputs"}:
+        raise UsageError(f"{storage}: not empty and not a dataset of genint; choose another --out")
+    if not storage.local:
+        yield
+        return
+    with only_process(storage.local_path(LOCK), f"{storage}: another build is running here"):
+        yield

@@ -1,0 +1,137 @@
+"""A worker: loads its models once and makes one shard a call."""
+
+import tempfile
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+import torch
+
+from ...manifests.dataset import load_dataset
+from ...manifests.manifest import Failure, Record, digest_parameters, dump_json, record_name, shard_name
+from ...manifests.shard import ShardWriter, index_path
+from ...manifests.sources.stream import Stream
+from ...manifests.storage import Storage
+from ..biggan.generator import load_generator
+from ..images.encode import encode_image
+from ..sources import RENDERERS
+from ..sources.rendering import RenderContext, Rendered
+from .environment import describe_environment, environment_id
+
+ENCODERS = 2
+# Rendered images waiting for an encoder: enough to overlap, little enough to hold in memory.
+ENCODE_AHEAD = 256
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """What a worker needs to start, anywhere: a few strings.
+
+    roots: folder or file of each input on this machine. earlier: where streams that others read are; None: at `url`.
+    """
+
+    url: str
+    device: str
+    weights: str | None = None
+    roots: dict[str, str] = field(default_factory=dict)
+    earlier: str | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """One shard to make."""
+
+    stream: str
+    shard_index: int
+    attempt: int = 1
+
+
+class Worker:
+    """Makes shards of one dataset on one device."""
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        # Parallelism comes from workers: one thread each, so that sums are formed in one order (1 and 2 threads
+        # differ in the last bits).
+        torch.set_num_threads(1)
+        torch.backends.cudnn.benchmark = False
+        self._dataset = load_dataset(settings.url, settings.roots)
+        model = load_generator(settings.weights).model if settings.weights else None
+        self._context = RenderContext(
+            self._dataset.recipe,
+            self._dataset.facts,
+            Storage(settings.earlier) if settings.earlier else self._dataset.storage,
+            settings.device,
+            model,
+            settings.roots,
+        )
+        environment = describe_environment(settings.device)
+        self._environment = environment_id(environment)
+        self._dataset.storage.write(
+            f"records/environments/{self._environment}.json", dump_json(environment.model_dump())
+        )
+
+    def make_shard(self, task: Task) -> Record:
+        """Render, encode, write and commit one shard. Its record is the commit mark, written last."""
+        started = time.monotonic()
+        storage = self._dataset.storage
+        plan = self._dataset.plan(task.stream)
+        name = shard_name(task.stream, task.shard_index)
+        failures: list[Failure] = []
+        parameters: list[bytes] = []
+        with tempfile.TemporaryDirectory() as scratch:
+            path = storage.local_path(name) if storage.local else Path(scratch) / Path(name).name
+            with ShardWriter(path) as shard:
+                rendered = RENDERERS[plan.stream.source](self._context, plan.stream, plan.samples(task.shard_index))
+                for result, image in encode_ahead(rendered, plan.stream):
+                    sample = result.sample
+                    if image is None:
+                        failures.append(Failure(key=sample.key, reason=result.failure, detail=result.detail))
+                        continue
+                    parameters.append(dump_json({**sample.parameters, **result.parameters}))
+                    members = {
+                        "cls": str(sample.class_label).encode(),
+                        "json": parameters[-1],
+                        plan.stream.extension: image,
+                        **result.members,
+                    }
+                    shard.add(sample.key, members)
+            assert shard.summary is not None
+            if not storage.local:
+                storage.put(index_path(path), str(index_path(PurePosixPath(name))))
+                storage.put(path, name)
+        record = Record(
+            stream=task.stream,
+            shard_index=task.shard_index,
+            path=name,
+            **vars(shard.summary),
+            parameters_sha256=digest_parameters(parameters),
+            environment=self._environment,
+            attempt=task.attempt,
+            seconds=round(time.monotonic() - started, 3),
+            failures=failures,
+        )
+        storage.write(record_name(task.stream, task.shard_index), record.model_dump_json().encode())
+        return record
+
+
+def encode_ahead(rendered: Iterator[Rendered], stream: Stream) -> Iterator[tuple[Rendered, bytes | None]]:
+    """Encode images in threads while the next batch renders (Pillow releases the GIL); order is kept.
+
+    Yields each result with its image's bytes, None where it has failed.
+    """
+    waiting: deque[tuple[Rendered, Future[bytes] | None]] = deque()
+    with ThreadPoolExecutor(ENCODERS) as encoders:
+        for result in rendered:
+            future = encoders.submit(encode_image, result.image, stream) if result.image is not None else None
+            waiting.append((result, future))
+            while waiting and (len(waiting) > ENCODE_AHEAD or waiting[0][1] is None or waiting[0][1].done()):
+                yield _finish(*waiting.popleft())
+        while waiting:
+            yield _finish(*waiting.popleft())
+
+
+def _finish(result: Rendered, future: Future[bytes] | None) -> tuple[Rendered, bytes | None]:
+    return result, future.result() if future is not None else result.encoded

@@ -1,0 +1,1 @@
+"""Style transfer, and the networks that measure content and style."""
