@@ -32,7 +32,7 @@ check: lint test  ## Everything that must pass before a push
 lint: $(VENV)/.genint $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/lint-imports --config setup.cfg
+	$(BIN)/lint-imports setup.cfg
 	mkdir -p build/typecheck && ln -sfn ../.. build/typecheck/genint
 	MYPYPATH=build/typecheck $(BIN)/mypy $(ROOMS:%=-p genint.%)
 

@@ -10,10 +10,7 @@ from ..manifests.console import exit_codes
 from ..manifests.errors import UsageError
 
 if TYPE_CHECKING:
-    pass
-
-if TYPE_CHECKING:
-    from .results import Results
+    from .report.results import Results
 
 EPILOG = "Exit codes: 0 ok, 1 failed work, 2 bad usage, 130 interrupted."
 MINI_DATASET = "datasets/mini"
@@ -102,8 +99,8 @@ def run(
     import torch
 
     from ..manifests.device import choose_device
-    from .report import accuracy_lines
-    from .results import check_folder, load_results
+    from .report.report import accuracy_lines
+    from .report.results import check_folder, load_results
     from .run import load_candidates, make_corrupted, measure, open_test_sets
     from .test_sets.streams import open_streams
 
@@ -146,7 +143,7 @@ def corrupt(
     """
     from ..manifests.console import ProgressDisplay
     from .corrupt import corrupt as make_copy
-    from .corruption_error import SEVERITIES, TEST_CORRUPTIONS
+    from .metrics.corruption_error import SEVERITIES, TEST_CORRUPTIONS
     from .test_sets import open_test_set
 
     sets = open_test_set(source)
@@ -169,9 +166,9 @@ def corrupt(
 
 def finish(out: Path, results: "Results") -> None:
     """Save what was measured, and the page with it."""
-    from .analyses import analyse_agreement
-    from .report import write_report
-    from .results import save_results
+    from .analyses.sections import analyse_agreement
+    from .report.report import write_report
+    from .report.results import save_results
 
     if results.analyses.keys() >= {"correlation", "nuisances"}:
         agreement = analyse_agreement(results.analyses["correlation"], results.analyses["nuisances"])
@@ -205,8 +202,8 @@ def correlation(
     import torch
 
     from ..manifests.device import choose_device
-    from .analyses import analyse_correlation
-    from .results import check_folder, load_results
+    from .analyses.sections import analyse_correlation
+    from .report.results import check_folder, load_results
 
     chosen = choose_device(device, torch.cuda.device_count())
     check_folder(out)
@@ -239,8 +236,8 @@ def causal_bound(
 ) -> None:  # fmt: skip
     """log P(x|z) of interventions that differ in t, k and s (Figures 5 and 6), and Theorem 1's bound."""
     from ..train.checkpoint import load_classifier
-    from .analyses import analyse_causal_bound
-    from .results import check_folder, load_results
+    from .analyses.sections import analyse_causal_bound
+    from .report.results import check_folder, load_results
 
     check_folder(out)
     results = load_results(out)
@@ -273,8 +270,8 @@ def nuisances(
     out: Path,
 ) -> None:  # fmt: skip
     """The true dependence of nuisances and labels, in the mini world, where nuisances can be read."""
-    from .analyses import analyse_nuisances
-    from .results import check_folder, load_results
+    from .analyses.sections import analyse_nuisances
+    from .report.results import check_folder, load_results
 
     check_folder(out)
     results = load_results(out)
@@ -290,8 +287,8 @@ def nuisances(
 @out_option
 def grad_cam(checkpoints: tuple[str, ...], streams: tuple[str, ...], images: int, show: int, out: Path) -> None:
     """Where classifiers look, and how much of it is the object (Figure 7)."""
-    from .analyses import analyse_attention
-    from .results import check_folder, load_results
+    from .analyses.sections import analyse_attention
+    from .report.results import check_folder, load_results
     from .run import load_candidates
 
     check_folder(out)

@@ -25,7 +25,7 @@ from PIL import Image
 from ..manifests.errors import FormatError, GenintError, UsageError
 from ..manifests.shard import TEMPORARY
 from ..train.checkpoint import Preprocessing
-from .corruption_error import CORRUPTIONS, SEVERITIES, TEST_CORRUPTIONS
+from .metrics.corruption_error import CORRUPTIONS, SEVERITIES, TEST_CORRUPTIONS
 from .prediction import decode
 from .test_sets import CorruptionSet, TestSet
 from .test_sets.imagenet_c import MARKER, open_corrupted, read_marker

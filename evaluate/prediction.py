@@ -24,7 +24,7 @@ from ..manifests.console import ProgressDisplay
 from ..manifests.errors import FormatError, GenintError, UsageError
 from ..manifests.shard import sync_folder
 from ..train.checkpoint import Classifier, Preprocessing
-from .accuracy import Hits, topk_hits
+from .metrics.accuracy import Hits, topk_hits
 from .test_sets.test_set import TestSet
 
 Precision = Literal["fp32", "bf16"]

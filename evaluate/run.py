@@ -10,11 +10,11 @@ from pathlib import Path
 from ..manifests.console import ProgressDisplay
 from ..manifests.errors import UsageError
 from ..train.checkpoint import Classifier, known_archs, load_classifier
-from .accuracy import accuracy, paired_bootstrap
 from .corrupt import corrupt
-from .corruption_error import ALEXNET_ERRORS, TEST_CORRUPTIONS, ce, mce, mean_error, relative_mce
+from .metrics.accuracy import accuracy, paired_bootstrap
+from .metrics.corruption_error import ALEXNET_ERRORS, TEST_CORRUPTIONS, ce, mce, mean_error, relative_mce
 from .prediction import Cache, Precision, Predictions, match_classes, predict_sets
-from .results import Accuracy, CheckpointEntry, CorruptionErrors, Difference, Results, describe_environment
+from .report.results import Accuracy, CheckpointEntry, CorruptionErrors, Difference, Results, describe_environment
 from .test_sets import CorruptionSet, TestSet, open_test_set
 from .test_sets.streams import StreamSet
 from .test_sets.subset import first_of_each_class

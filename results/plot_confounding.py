@@ -9,8 +9,8 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from genint.evaluate.page import save_figure
-from genint.evaluate.results import Results, load_results
+from genint.evaluate.report.page import save_figure
+from genint.evaluate.report.results import Results, load_results
 from matplotlib.figure import Figure
 
 Tops = dict[tuple[str, str], list[float]]  # by row and test set

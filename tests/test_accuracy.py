@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from genint.evaluate.accuracy import accuracy, paired_bootstrap, topk_hits, wilson_interval
-from genint.evaluate.corruption_error import (
+from genint.evaluate.metrics.accuracy import accuracy, paired_bootstrap, topk_hits, wilson_interval
+from genint.evaluate.metrics.corruption_error import (
     ALEXNET_CLEAN_ERROR,
     ALEXNET_ERRORS,
     ALEXNET_SEVERITY_ERRORS,
@@ -21,8 +21,8 @@ from genint.evaluate.corruption_error import (
     relative_ce,
     relative_mce,
 )
-from genint.evaluate.paper import paper_accuracy, paper_cells, paper_corruption
 from genint.evaluate.prediction import Cache, match_classes, predict, predict_sets
+from genint.evaluate.report.paper import paper_accuracy, paper_cells, paper_corruption
 from genint.manifests.errors import FormatError, GenintError, UsageError
 from genint.train.checkpoint import Classifier, Preprocessing
 from PIL import Image

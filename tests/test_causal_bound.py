@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from genint.evaluate.causal_bound import (
+from genint.evaluate.analyses.causal_bound import (
     SCORES,
     ImageFeatures,
     best_of,
@@ -30,8 +30,8 @@ from genint.evaluate.causal_bound import (
     released_score,
     share_tighter,
 )
-from genint.evaluate.plots import plot_bound_and_accuracy, plot_sweep
-from genint.evaluate.stream_images import StreamImages, load_stream, open_stream
+from genint.evaluate.analyses.plots import plot_bound_and_accuracy, plot_sweep
+from genint.evaluate.analyses.stream_images import StreamImages, load_stream, open_stream
 from genint.manifests.dataset import load_dataset
 from genint.manifests.errors import UsageError
 from genint.manifests.world import CLASSES

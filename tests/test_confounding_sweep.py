@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from genint.evaluate.results import Accuracy, CheckpointEntry, Results, save_results
+from genint.evaluate.report.results import Accuracy, CheckpointEntry, Results, save_results
 
 ROOT = Path(__file__).parents[1]
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from genint.evaluate.correlation import (
+from genint.evaluate.analyses.correlation import (
     CorrelationReport,
     CorrelationSettings,
     PredictorSettings,
@@ -17,8 +17,8 @@ from genint.evaluate.correlation import (
     mixup_images,
     read_nuisances,
 )
-from genint.evaluate.plots import plot_correlations
-from genint.evaluate.stream_images import StreamImages
+from genint.evaluate.analyses.plots import plot_correlations
+from genint.evaluate.analyses.stream_images import StreamImages
 from genint.manifests.errors import UsageError
 from genint.train.checkpoint import Preprocessing
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 from genint.evaluate import corrupt as module
-from genint.evaluate.accuracy import accuracy
 from genint.evaluate.corrupt import corrupt, corrupt_picture, picture_seed
-from genint.evaluate.corruption_error import CORRUPTIONS, SEVERITIES, TEST_CORRUPTIONS
+from genint.evaluate.metrics.accuracy import accuracy
+from genint.evaluate.metrics.corruption_error import CORRUPTIONS, SEVERITIES, TEST_CORRUPTIONS
 from genint.evaluate.prediction import predict
 from genint.evaluate.test_sets import TestSet as SomeSet
 from genint.evaluate.test_sets import open_test_set

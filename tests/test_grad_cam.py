@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from genint.evaluate.grad_cam import (
+from genint.evaluate.analyses.grad_cam import (
     Look,
     SheetRow,
     choose_disagreements,
@@ -23,7 +23,7 @@ from genint.evaluate.grad_cam import (
     save_sheet,
     view_of,
 )
-from genint.evaluate.stream_images import StreamImages, load_stream, open_stream
+from genint.evaluate.analyses.stream_images import StreamImages, load_stream, open_stream
 from genint.manifests.dataset import load_dataset
 from genint.manifests.errors import UsageError
 from genint.manifests.world import CLASSES

@@ -7,7 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from genint.evaluate.corruption_error import ALEXNET_ERRORS, EXTRA_CORRUPTIONS, SEVERITIES, TEST_CORRUPTIONS, mce
+from genint.evaluate.metrics.corruption_error import (
+    ALEXNET_ERRORS,
+    EXTRA_CORRUPTIONS,
+    SEVERITIES,
+    TEST_CORRUPTIONS,
+    mce,
+)
 from genint.evaluate.prediction import Cache, predict_sets
 from genint.evaluate.test_sets import CorruptionSet, imagenet_c, open_test_set
 from genint.manifests.errors import UsageError

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from genint.evaluate.accuracy import accuracy
+from genint.evaluate.metrics.accuracy import accuracy
 from genint.evaluate.prediction import predict
 from genint.evaluate.test_sets import open_test_set
 from genint.evaluate.test_sets.imagenet_v2 import VARIANTS, class_labels

@@ -4,8 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from genint.evaluate.latents import final_coordinates, final_latents, latent_groups
-from genint.evaluate.stream_images import StreamImages, check_same_classes, load_stream, open_stream, true_nuisances
+from genint.evaluate.analyses.latents import final_coordinates, final_latents, latent_groups
+from genint.evaluate.analyses.stream_images import (
+    StreamImages,
+    check_same_classes,
+    load_stream,
+    open_stream,
+    true_nuisances,
+)
 from genint.manifests.dataset import Dataset, load_dataset
 from genint.manifests.errors import UsageError
 from genint.manifests.world import CLASSES, draw_nuisances

@@ -5,9 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from genint.evaluate.analyses import analyse_agreement, load_distributions
-from genint.evaluate.cli import finish
-from genint.evaluate.nuisances import (
+from genint.evaluate.analyses.nuisances import (
     DependenceReport,
     NuisanceReader,
     fit_nuisance_reader,
@@ -19,9 +17,11 @@ from genint.evaluate.nuisances import (
     rank_agreement,
     within_class_sd,
 )
-from genint.evaluate.plots import plot_dependences
-from genint.evaluate.results import Analysis, Results, load_results
-from genint.evaluate.stream_images import StreamImages
+from genint.evaluate.analyses.plots import plot_dependences
+from genint.evaluate.analyses.sections import analyse_agreement, load_distributions
+from genint.evaluate.analyses.stream_images import StreamImages
+from genint.evaluate.cli import finish
+from genint.evaluate.report.results import Analysis, Results, load_results
 from genint.manifests.errors import UsageError
 from genint.manifests.world import CLASSES, NUISANCES, draw_nuisances
 from genint.pipeline.mini.world import compose_pictures

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from genint.evaluate.accuracy import accuracy
 from genint.evaluate.corrupt import corrupt
+from genint.evaluate.metrics.accuracy import accuracy
 from genint.evaluate.prediction import predict
 from genint.evaluate.test_sets import FileSet, open_test_set
 from genint.evaluate.test_sets.objectnet import BORDER, PROTOCOLS, ObjectNetSet, join_mapping

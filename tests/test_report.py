@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 from genint.evaluate.cli import main
-from genint.evaluate.paper import paper_accuracy
-from genint.evaluate.report import accuracy_lines, mean_over_seeds, write_report
-from genint.evaluate.results import (
+from genint.evaluate.report.paper import paper_accuracy
+from genint.evaluate.report.report import accuracy_lines, mean_over_seeds, write_report
+from genint.evaluate.report.results import (
     Accuracy,
     CheckpointEntry,
     CorruptionErrors,
@@ -204,7 +204,7 @@ def test_presets_of_tables_1_to_3_are_found_in_the_papers_tables():
 
 
 def test_relative_mce_needs_the_clean_accuracy():
-    from genint.evaluate.corruption_error import ALEXNET_CLEAN_ERROR, ALEXNET_SEVERITY_ERRORS
+    from genint.evaluate.metrics.corruption_error import ALEXNET_CLEAN_ERROR, ALEXNET_SEVERITY_ERRORS
 
     errors = {name: dict(enumerate(values, 1)) for name, values in ALEXNET_SEVERITY_ERRORS.items()}
     found = corruption_errors("alexnet", "imagenet-c", "official", errors, 1.0 - ALEXNET_CLEAN_ERROR)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.io
 import torch
-from genint.evaluate.accuracy import accuracy
+from genint.evaluate.metrics.accuracy import accuracy
 from genint.evaluate.prediction import predict
 from genint.evaluate.test_sets import KINDS, open_test_set
 from genint.evaluate.test_sets import imagenet as imagenet_module

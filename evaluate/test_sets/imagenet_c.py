@@ -13,7 +13,7 @@ from torch import Tensor
 from ...manifests.errors import FormatError, UsageError
 from ...manifests.inputs import imagenet_wnids
 from ...train.checkpoint import Preprocessing
-from ..corruption_error import CORRUPTIONS, EXTRA_CORRUPTIONS, SEVERITIES, TEST_CORRUPTIONS
+from ..metrics.corruption_error import CORRUPTIONS, EXTRA_CORRUPTIONS, SEVERITIES, TEST_CORRUPTIONS
 from .test_set import (
     FileSet,
     Marked,

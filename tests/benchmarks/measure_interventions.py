@@ -25,8 +25,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from genint.evaluate.nuisances import label_accuracy
-from genint.evaluate.page import save_figure
+from genint.evaluate.analyses.nuisances import label_accuracy
+from genint.evaluate.report.page import save_figure
 from genint.manifests.console import ProgressDisplay
 from genint.manifests.directions import Directions, intervene
 from genint.manifests.randomness import truncated_normal

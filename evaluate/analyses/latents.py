@@ -3,10 +3,10 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from ..manifests.dataset import Dataset
-from ..manifests.directions import coordinates, first_directions
-from ..manifests.errors import UsageError
-from ..manifests.sources.generated import GeneratedStream, InterventionalStream
+from ...manifests.dataset import Dataset
+from ...manifests.directions import coordinates, first_directions
+from ...manifests.errors import UsageError
+from ...manifests.sources.generated import GeneratedStream, InterventionalStream
 
 
 def generated_stream(dataset: Dataset, stream: str) -> GeneratedStream:

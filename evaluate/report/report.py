@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy import stats
 
-from ..manifests.storage import Storage
+from ...manifests.storage import Storage
 from .page import Cell, Section, Table, draw_figure, embed_file, render_page
 from .paper import paper_accuracy, paper_corruption
 from .results import Accuracy, Analysis, CorruptionErrors, Results

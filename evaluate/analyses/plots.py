@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..manifests.errors import UsageError
+from ...manifests.errors import UsageError
 from .causal_bound import SweepPoint, compare_bounds
 from .correlation import CorrelationReport
 from .nuisances import DependenceReport

@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..manifests.dataset import Dataset, load_dataset
-from ..manifests.errors import UsageError
-from ..manifests.randomness import draw_without_replacement, integers_below, random_words
-from ..manifests.sources.generated import InterventionalStream
-from ..train.checkpoint import Classifier
+from ...manifests.dataset import Dataset, load_dataset
+from ...manifests.errors import UsageError
+from ...manifests.randomness import draw_without_replacement, integers_below, random_words
+from ...manifests.sources.generated import InterventionalStream
+from ...train.checkpoint import Classifier
 from .latents import generated_stream
 from .stream_images import StreamImages, check_same_classes, load_stream, open_stream, read_labels
 

@@ -13,8 +13,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..manifests.errors import UsageError
-from ..train.checkpoint import Classifier, Preprocessing
+from ...manifests.errors import UsageError
+from ...train.checkpoint import Classifier, Preprocessing
 from .stream_images import StreamImages
 
 BATCH = 50

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from ..manifests.dataset import load_dataset
-from ..manifests.errors import UsageError
-from ..manifests.manifest import load_manifest
-from ..manifests.randomness import draw_without_replacement, random_words
-from ..train.checkpoint import Classifier, Preprocessing
+from ...manifests.dataset import load_dataset
+from ...manifests.errors import UsageError
+from ...manifests.manifest import load_manifest
+from ...manifests.randomness import draw_without_replacement, random_words
+from ...train.checkpoint import Classifier, Preprocessing
+from ..report.page import save_figure
+from ..report.results import Analysis
 from .causal_bound import (
     BoundDifference,
     Reduction,
@@ -42,9 +44,7 @@ from .grad_cam import (
     save_sheet,
 )
 from .nuisances import DependenceReport, fit_nuisance_reader, measure_dependences, rank_agreement
-from .page import save_figure
 from .plots import plot_bound_and_accuracy, plot_correlations, plot_dependences, plot_sweep
-from .results import Analysis
 from .stream_images import StreamImages, load_stream, open_stream, read_stream
 
 # The mini world's images as they are; any other size is resized to what ResNet-18 is used to.

@@ -17,11 +17,11 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..manifests.dataset import Dataset
-from ..manifests.errors import UsageError
-from ..manifests.randomness import draw_without_replacement, random_words
-from ..train.checkpoint import Preprocessing
-from ..train.vision import models, v2
+from ...manifests.dataset import Dataset
+from ...manifests.errors import UsageError
+from ...manifests.randomness import draw_without_replacement, random_words
+from ...train.checkpoint import Preprocessing
+from ...train.vision import models, v2
 from .latents import final_coordinates, latent_groups
 from .stream_images import StreamImages, check_same_classes
 

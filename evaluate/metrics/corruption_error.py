@@ -5,7 +5,7 @@ from typing import Final
 
 import numpy as np
 
-from ..manifests.errors import UsageError
+from ...manifests.errors import UsageError
 
 SEVERITIES: Final = (1, 2, 3, 4, 5)
 

@@ -11,7 +11,7 @@ import matplotlib
 from jinja2 import Environment
 from matplotlib.figure import Figure
 
-from ..manifests.errors import FormatError
+from ...manifests.errors import FormatError
 
 
 @dataclass(frozen=True)

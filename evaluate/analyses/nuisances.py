@@ -25,8 +25,8 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..manifests.errors import UsageError
-from ..manifests.world import IMAGE_SIZE, NUISANCES
+from ...manifests.errors import UsageError
+from ...manifests.world import IMAGE_SIZE, NUISANCES
 from .correlation import coefficients_of_determination
 from .stream_images import StreamImages, check_same_classes, true_nuisances
 

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from ..manifests.dataset import Dataset
-from ..manifests.errors import FormatError, UsageError
-from ..manifests.manifest import load_manifest
-from ..manifests.samples import StreamSamples
-from ..manifests.world import NUISANCES
-from ..train.checkpoint import Preprocessing
+from ...manifests.dataset import Dataset
+from ...manifests.errors import FormatError, UsageError
+from ...manifests.manifest import load_manifest
+from ...manifests.samples import StreamSamples
+from ...manifests.world import NUISANCES
+from ...train.checkpoint import Preprocessing
 
 MASK = "mask.png"
 

@@ -11,9 +11,9 @@ from typing import Any, Final
 
 import torch
 
-from ..manifests.device import cpu_name
-from ..manifests.errors import FormatError, UsageError
-from ..manifests.storage import Storage
+from ...manifests.device import cpu_name
+from ...manifests.errors import FormatError, UsageError
+from ...manifests.storage import Storage
 
 RESULTS = "results.json"
 FORMAT: Final = "genint-evaluate"

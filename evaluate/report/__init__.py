@@ -1,0 +1,1 @@
+"""Measured numbers on disk, and the page that shows them."""
