@@ -8,7 +8,10 @@ PIP_ARGS ?=
 SOURCES := $(shell git ls-files manifests pipeline train evaluate)
 ROOMS := manifests pipeline train evaluate
 
-.PHONY: demo test check lint bench paper-mini confounding-sweep clean
+FUZZ_CASES ?= 2000
+FUZZ_SEED ?= 1
+
+.PHONY: demo test check lint bench fuzz paper-mini confounding-sweep clean
 
 demo: $(VENV)/.genint  ## Build and verify the mini dataset, train with and without interventions, and compare
 	$(BIN)/genint-pipeline directions --out datasets/mini-directions
@@ -38,6 +41,14 @@ lint: $(VENV)/.genint $(VENV)/.dev
 
 bench: $(VENV)/.genint $(VENV)/.dev  ## Measured comparisons; prints ratios, asserts nothing
 	for bench in tests/benchmarks/bench_*.py; do echo "== $$bench"; $(BIN)/python $$bench || exit 1; done
+
+# Hours on two cores; `tests/test_hostile_files.py` is the short part. Disks and kills count their cases themselves.
+fuzz: $(VENV)/.genint $(VENV)/.dev  ## Hostile files, arguments, kills and disks: FUZZ_CASES of each kind from FUZZ_SEED
+	$(BIN)/python tests/fuzz/reproduce.py
+	for kind in shards records reports recipes images weights cli; do \
+	    $(BIN)/python tests/fuzz/fuzz_$$kind.py --cases $(FUZZ_CASES) --seed $(FUZZ_SEED) -v || exit 1; done
+	for kind in kills disk; do $(BIN)/python tests/fuzz/fuzz_$$kind.py --seed $(FUZZ_SEED) -v || exit 1; done
+	$(BIN)/python tests/fuzz/leaks.py
 
 paper-mini: $(VENV)/.genint  ## The paper's experiments on the mini world; -j N for N trainings at once
 	$(MAKE) -f results/paper-mini.mk BIN=$(BIN)
