@@ -337,7 +337,7 @@ def mutate_npz(rng: random.Random, content: bytes) -> tuple[bytes, str]:
                         "cut header",
                     ]
                 )
-                head = lambda text: b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text  # noqa: E731
+                head = lambda text: b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text
                 data = {
                     "header of 10^12": head(b"{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000,), }\n")
                     + bytes(64),

@@ -1,4 +1,4 @@
-"""Each distinct fault by its smallest case: prints a line for each, FAULT or ok, and at the end how many there are; exit code 1 where there is one.
+"""Each distinct fault by its smallest case: a line for each, FAULT or ok, and how many; exit code 1 where there is one.
 
 `--only WORD` runs those whose name has the word. Most serious first.
 """
