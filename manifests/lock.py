@@ -1,29 +1,61 @@
 """One process at a time in a local folder."""
 
+import errno
 import fcntl
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 from .errors import UsageError
 
+# What file systems without locks answer (Lustre and NFS as they are often mounted).
+NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL}
+
+_held: dict[Path, tuple[int, str]] = {}  # lock file: process that holds it, and what it wrote there
+
 
 @contextmanager
 def only_process(path: Path, busy: str) -> Iterator[None]:
-    """Hold the lock file `path`; the kernel lets go when the process ends, however it ends.
+    """Hold the lock file `path`; the kernel lets go when this process ends, however it ends.
 
-    Raises UsageError that begins with `busy` and names the process that has it.
+    The lock is the process's alone: children do not inherit it, so that one that outlives its parent keeps nobody out.
+    The file is empty when nobody holds it. Where the file system has no locks, it says so and goes on.
+    Raises UsageError that begins with `busy` and names who has it since when.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    path = path.resolve()
+    owner, holder = _held.get(path, (0, ""))
+    if owner == os.getpid():
+        # A record lock does not keep its own process out, and closing a second descriptor would drop it.
+        raise UsageError(f"{busy} ({holder})")
     with open(path, "a+") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            raise UsageError(f"{busy} ({file.read().strip()})") from error
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                file.seek(0)
+                holder = file.read(200).strip() or "a process that has not written its name yet"
+                raise UsageError(f"{busy} ({holder})") from error
+            if error.errno not in NO_LOCKS:
+                raise
+            print(
+                f"warning: {path}: no locks on this file system ({error.strerror}); see to it yourself that no second "
+                "command writes here",
+                file=sys.stderr,
+            )
+        since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+        holder = f"process {os.getpid()} on {socket.gethostname()}, since {since}"
         file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.write(holder)
         file.flush()
-        yield
+        _held[path] = os.getpid(), holder
+        try:
+            yield
+        finally:
+            del _held[path]
+            # The name of a machine does not belong into what is released.
+            file.truncate(0)
