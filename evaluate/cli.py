@@ -166,7 +166,7 @@ def corrupt(
 
 def finish(out: Path, results: "Results") -> None:
     """Save what was measured, and the page with it."""
-    from .analyses.sections import analyse_agreement
+    from .analyses.agreement import analyse_agreement
     from .report.report import write_report
     from .report.results import save_results
 
@@ -202,7 +202,7 @@ def correlation(
     import torch
 
     from ..manifests.device import choose_device
-    from .analyses.sections import analyse_correlation
+    from .analyses.correlation import analyse_correlation
     from .report.results import check_folder, load_results
 
     chosen = choose_device(device, torch.cuda.device_count())
@@ -236,7 +236,7 @@ def causal_bound(
 ) -> None:  # fmt: skip
     """log P(x|z) of interventions that differ in t, k and s (Figures 5 and 6), and Theorem 1's bound."""
     from ..train.checkpoint import load_classifier
-    from .analyses.sections import analyse_causal_bound
+    from .analyses.causal_bound import analyse_causal_bound
     from .report.results import check_folder, load_results
 
     check_folder(out)
@@ -270,7 +270,7 @@ def nuisances(
     out: Path,
 ) -> None:  # fmt: skip
     """The true dependence of nuisances and labels, in the mini world, where nuisances can be read."""
-    from .analyses.sections import analyse_nuisances
+    from .analyses.nuisances import analyse_nuisances
     from .report.results import check_folder, load_results
 
     check_folder(out)
@@ -287,7 +287,7 @@ def nuisances(
 @out_option
 def grad_cam(checkpoints: tuple[str, ...], streams: tuple[str, ...], images: int, show: int, out: Path) -> None:
     """Where classifiers look, and how much of it is the object (Figure 7)."""
-    from .analyses.sections import analyse_attention
+    from .analyses.grad_cam import analyse_attention
     from .report.results import check_folder, load_results
     from .run import load_candidates
 

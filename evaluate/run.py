@@ -11,7 +11,8 @@ from ..manifests.console import ProgressDisplay
 from ..manifests.errors import UsageError
 from ..train.checkpoint import Classifier, known_archs, load_classifier
 from .corrupt import corrupt
-from .metrics.accuracy import accuracy, paired_bootstrap
+from .metrics.accuracy import accuracy
+from .metrics.bootstrap import paired_bootstrap
 from .metrics.corruption_error import ALEXNET_ERRORS, TEST_CORRUPTIONS, ce, mce, mean_error, relative_mce
 from .prediction import Cache, Precision, Predictions, match_classes, predict_sets
 from .report.results import Accuracy, CheckpointEntry, CorruptionErrors, Difference, Results, describe_environment

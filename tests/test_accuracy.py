@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from genint.evaluate.metrics.accuracy import accuracy, paired_bootstrap, topk_hits, wilson_interval
+from genint.evaluate.metrics.accuracy import accuracy, topk_hits, wilson_interval
+from genint.evaluate.metrics.bootstrap import paired_bootstrap
 from genint.evaluate.metrics.corruption_error import (
     ALEXNET_CLEAN_ERROR,
     ALEXNET_ERRORS,

@@ -8,30 +8,30 @@ import numpy as np
 import pytest
 import torch
 from genint.evaluate.analyses.causal_bound import (
-    SCORES,
-    ImageFeatures,
-    best_of,
-    bootstrap_over_classes,
-    causal_interval,
-    class_log_likelihoods,
     compare_bounds,
-    cosine_score,
-    cross_entropy_score,
     draw_dictionary,
-    extract_features,
     load_dictionary,
-    log_likelihoods,
-    log_mean_exp,
     measure_causal_bound,
     measure_sweep,
     measure_theorem_bound,
-    normalized_likelihoods,
-    read_intervention,
-    released_score,
-    share_tighter,
+    plot_bound_and_accuracy,
+    plot_sweep,
 )
-from genint.evaluate.analyses.plots import plot_bound_and_accuracy, plot_sweep
+from genint.evaluate.analyses.features import ImageFeatures, extract_features
+from genint.evaluate.analyses.latents import read_intervention
 from genint.evaluate.analyses.stream_images import StreamImages, load_stream, open_stream
+from genint.evaluate.metrics.bootstrap import bootstrap_over_classes
+from genint.evaluate.metrics.likelihood import (
+    SCORES,
+    best_of,
+    class_log_likelihoods,
+    cosine_score,
+    cross_entropy_score,
+    log_likelihoods,
+    log_mean_exp,
+    released_score,
+)
+from genint.evaluate.metrics.theorem1 import causal_interval, normalized_likelihoods, share_tighter
 from genint.manifests.dataset import load_dataset
 from genint.manifests.errors import UsageError
 from genint.manifests.world import CLASSES

@@ -6,19 +6,17 @@ import torch
 from genint.evaluate.analyses.correlation import (
     CorrelationReport,
     CorrelationSettings,
-    PredictorSettings,
     autoaugment_images,
-    coefficients_of_determination,
     control_correlations,
     correlate,
     correlation_interval,
     draw_classes,
-    fit_predictor,
     mixup_images,
-    read_nuisances,
+    plot_correlations,
 )
-from genint.evaluate.analyses.plots import plot_correlations
+from genint.evaluate.analyses.nuisance_predictor import PredictorSettings, fit_predictor, read_nuisances
 from genint.evaluate.analyses.stream_images import StreamImages
+from genint.evaluate.metrics.variance import coefficients_of_determination
 from genint.manifests.errors import UsageError
 from genint.train.checkpoint import Preprocessing
 

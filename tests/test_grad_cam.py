@@ -5,25 +5,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from genint.evaluate.analyses.grad_cam import (
+from genint.evaluate.analyses.attention_sheet import (
     Look,
     SheetRow,
-    choose_disagreements,
     column_scales,
-    compare_attention,
     draw_sheet,
     draw_tile,
-    find_layer,
-    grad_cam,
-    make_maps,
-    make_rows,
-    mass_share,
-    measure_attention,
     overlay,
     save_sheet,
     view_of,
 )
+from genint.evaluate.analyses.grad_cam import (
+    choose_disagreements,
+    compare_attention,
+    find_layer,
+    grad_cam,
+    make_maps,
+    make_rows,
+    measure_attention,
+)
 from genint.evaluate.analyses.stream_images import StreamImages, load_stream, open_stream
+from genint.evaluate.metrics.mass_share import mass_share
 from genint.manifests.dataset import load_dataset
 from genint.manifests.errors import UsageError
 from genint.manifests.world import CLASSES

@@ -5,22 +5,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from genint.evaluate.analyses.agreement import analyse_agreement
+from genint.evaluate.analyses.distributions import load_distributions
 from genint.evaluate.analyses.nuisances import (
     DependenceReport,
     NuisanceReader,
     fit_nuisance_reader,
-    label_accuracy,
     measure_dependence,
     measure_dependences,
     measure_reader,
     nuisance_sets,
-    rank_agreement,
-    within_class_sd,
+    plot_dependences,
 )
-from genint.evaluate.analyses.plots import plot_dependences
-from genint.evaluate.analyses.sections import analyse_agreement, load_distributions
 from genint.evaluate.analyses.stream_images import StreamImages
 from genint.evaluate.cli import finish
+from genint.evaluate.metrics.label_accuracy import label_accuracy
+from genint.evaluate.metrics.rank_agreement import rank_agreement
+from genint.evaluate.metrics.variance import within_class_sd
 from genint.evaluate.report.results import Analysis, Results, load_results
 from genint.manifests.errors import UsageError
 from genint.manifests.world import CLASSES, NUISANCES, draw_nuisances

@@ -10,98 +10,33 @@ are the choices; the defaults are those whose scale agrees with the paper's -5.1
 dictionary, so all dictionaries have the same size a class.
 """
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
-import torch
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ...manifests.dataset import Dataset, load_dataset
 from ...manifests.errors import UsageError
-from ...manifests.randomness import draw_without_replacement, integers_below, random_words
-from ...manifests.sources.generated import InterventionalStream
+from ...manifests.randomness import draw_without_replacement, random_words
 from ...train.checkpoint import Classifier
-from .latents import generated_stream
+from ..metrics.bootstrap import bootstrap_over_classes
+from ..metrics.likelihood import REDUCTIONS, SCORES, Reduction, Score, class_log_likelihoods
+from ..metrics.rank_agreement import rank_agreement
+from ..metrics.theorem1 import TheoremValues, causal_interval, normalized_likelihoods, share_tighter
+from ..report.page import save_figure
+from ..report.plots import WIDTH
+from ..report.results import Analysis
+from .distributions import load_images
+from .features import ImageFeatures, extract_features, predict_top1
+from .latents import read_intervention
 from .stream_images import StreamImages, check_same_classes, load_stream, open_stream, read_labels
 
-Score = Literal["xent", "cosine", "released"]
-Reduction = Literal["max", "logmeanexp"]
-ScoreFunction = Callable[[Tensor, Tensor], Tensor]
-
-FLOOR = 1e-100  # of the released code, in double precision
-CHUNK = 1024  # rows of a score matrix held at once
-BATCH = 100
-RESAMPLES = 1000
 DICTIONARY_SIZE = 500
-
-
-def cross_entropy_score(queries: Tensor, dictionary: Tensor) -> Tensor:
-    """Minus the cross-entropy between feature softmaxes, sum_d p_d log p'_d, [Q, D]: the released `Pxx_KL`."""
-    return F.softmax(queries, 1) @ F.log_softmax(dictionary, 1).T
-
-
-def cosine_score(queries: Tensor, dictionary: Tensor) -> Tensor:
-    """Log of the cosine of two feature vectors, [Q, D]."""
-    return (F.normalize(queries) @ F.normalize(dictionary).T).clamp_min(FLOOR).log()
-
-
-def released_score(queries: Tensor, dictionary: Tensor) -> Tensor:
-    """As `cosine_score`, with the released code's slip: vectors over their squared norms, [Q, D]."""
-    over_squares = [features / features.square().sum(1, keepdim=True) for features in (queries, dictionary)]
-    return (over_squares[0] @ over_squares[1].T).clamp_min(FLOOR).log()
-
-
-SCORES: dict[Score, ScoreFunction] = {
-    "xent": cross_entropy_score,
-    "cosine": cosine_score,
-    "released": released_score,
-}
-
-
-def best_of(scores: Tensor) -> Tensor:
-    """log max_j P(x|x'_j) [Q] of log scores [Q, D]: the nearest image alone."""
-    return scores.amax(1)
-
-
-def log_mean_exp(scores: Tensor) -> Tensor:
-    """log 1/D sum_j P(x|x'_j) [Q] of log scores [Q, D]: the mixture's density."""
-    return scores.logsumexp(1) - math.log(scores.shape[1])
-
-
-REDUCTIONS: dict[Reduction, Callable[[Tensor], Tensor]] = {"max": best_of, "logmeanexp": log_mean_exp}
-
-
-def log_likelihoods(
-    queries: Tensor, dictionary: Tensor, score: ScoreFunction, reduction: Callable[[Tensor], Tensor]
-) -> NDArray[np.float64]:
-    """log P(x|z) [Q] of query features [Q, F] against a dictionary's [D, F], a few rows at a time."""
-    rows = [reduction(score(chunk.double(), dictionary.double())) for chunk in queries.split(CHUNK)]
-    return np.asarray(torch.cat(rows).cpu().numpy(), np.float64)
-
-
-def class_log_likelihoods(
-    queries: Tensor,
-    query_labels: NDArray[np.int64],
-    dictionary: Tensor,
-    dictionary_labels: NDArray[np.int64],
-    score: ScoreFunction = cross_entropy_score,
-    reduction: Callable[[Tensor], Tensor] = best_of,
-) -> NDArray[np.float64]:
-    """log P(x|z) [Q] of each query against the dictionary of its own class, as the released code compares them."""
-    values = np.empty(len(queries))
-    for label in np.unique(query_labels):
-        rows, entries = query_labels == label, dictionary_labels == label
-        if not entries.any():
-            raise UsageError(f"no image of class {label} in the dictionary")
-        values[rows] = log_likelihoods(
-            queries[torch.from_numpy(rows)], dictionary[torch.from_numpy(entries)], score, reduction
-        )
-    return values
+SWEPT = (("truncation", "truncation t"), ("num_directions", "directions k"), ("step_scale", "step scale s"))
+LETTERS = {"truncation": "t", "num_directions": "k", "step_scale": "s"}
 
 
 def draw_dictionary(class_labels: NDArray[np.int64], per_class: int, seed: int) -> NDArray[np.int64]:
@@ -120,72 +55,6 @@ def draw_dictionary(class_labels: NDArray[np.int64], per_class: int, seed: int) 
         words = random_words(seed, "dictionary", int(label), count=per_class)
         rows.append(members[draw_without_replacement(len(members), words)])
     return np.concatenate(rows)
-
-
-def bootstrap_over_classes(
-    values: NDArray[np.float64], class_labels: NDArray[np.int64], seed: int, resamples: int = RESAMPLES
-) -> tuple[float, float]:
-    """95 % interval of the mean of `values` [Q]: whole classes are drawn again, as other classes might have been."""
-    labels = np.unique(class_labels)
-    sums = np.array([values[class_labels == label].sum() for label in labels])
-    counts = np.array([(class_labels == label).sum() for label in labels])
-    words = random_words(seed, "bootstrap over classes", count=resamples * len(labels))
-    drawn = integers_below(len(labels), words).reshape(resamples, len(labels))
-    low, high = np.quantile(sums[drawn].sum(1) / counts[drawn].sum(1), (0.025, 0.975))
-    return float(low), float(high)
-
-
-@dataclass(frozen=True, eq=False)
-class ImageFeatures:
-    """Images of one stream as a classifier sees them, read in one pass."""
-
-    stream: str
-    class_names: tuple[str, ...]
-    class_labels: NDArray[np.int64]  # [N]
-    features: Tensor  # [N, F], on the CPU
-    label_probabilities: NDArray[np.float64]  # [N], of each image's own label
-    classifier: str
-
-    @property
-    def images_per_class(self) -> int:
-        """Images of each class that occurs. Raises UsageError where classes differ."""
-        counts = set(np.unique(self.class_labels, return_counts=True)[1].tolist())
-        if len(counts) > 1:
-            raise UsageError(
-                f"stream {self.stream!r}: {min(counts)} to {max(counts)} images a class, expected equally many"
-            )
-        return int(counts.pop())
-
-
-def extract_features(classifier: Classifier, images: StreamImages, layer: str = "avgpool") -> ImageFeatures:
-    """Output of a layer, flattened, and probabilities of the labels, for the images of a stream.
-
-    `avgpool` is the last layer before the classes in torchvision's ResNets, 512 numbers in ResNet-18.
-    """
-    modules = dict(classifier.model.named_modules())
-    if layer not in modules:
-        raise UsageError(f"{classifier.name} ({classifier.arch}): no layer {layer!r} to take features from")
-    device = next(classifier.model.parameters()).device
-    features: list[Tensor] = []
-
-    def keep(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-        features.append(output.flatten(1).cpu())
-
-    hook = modules[layer].register_forward_hook(keep)
-    try:
-        with torch.inference_mode():
-            logits = torch.cat(
-                [
-                    classifier.model(classifier.preprocessing.normalize(batch.to(device))).cpu()
-                    for batch in images.images.split(BATCH)
-                ]
-            )
-    finally:
-        hook.remove()
-    of_labels = logits.double().softmax(1)[torch.arange(len(logits)), torch.from_numpy(images.class_labels)]
-    return ImageFeatures(
-        images.stream, images.class_names, images.class_labels, torch.cat(features), of_labels.numpy(), classifier.name
-    )
 
 
 @dataclass(frozen=True)
@@ -262,79 +131,11 @@ def compare_bounds(first: CausalBound, second: CausalBound, seed: int = 0) -> Bo
     return BoundDifference(first.stream, second.stream, float(differences.mean()), interval)
 
 
-# Theorem 1
-
-
-def normalized_likelihoods(queries: Tensor, dictionary: Tensor, score: ScoreFunction) -> NDArray[np.float64]:
-    """P(x|z) [Q] as probabilities over the set of queries: they sum to 1.
-
-    A similarity is no probability. Theorem 1 needs one, and the queries are the only x at hand, so each x' spreads
-    its mass over them: P(x|x') = exp score(x, x') / sum over all queries, and P(x|z) is the mean over x'.
-    """
-    scores = torch.cat([score(chunk.double(), dictionary.double()) for chunk in queries.split(CHUNK)])
-    log_p = log_mean_exp(F.log_softmax(scores, 0))
-    return np.asarray(log_p.exp().cpu().numpy(), np.float64)
-
-
-def causal_interval(
-    label_given_image: NDArray[np.float64], image_given_intervention: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Lower and upper bound of P(y|do(x)): P(y|x) P(x|z), and that plus 1 - P(x|z) (Theorem 1)."""
-    lower = label_given_image * image_given_intervention
-    return lower, lower + 1.0 - image_given_intervention
-
-
-@dataclass(frozen=True)
-class TheoremBound:
-    """Theorem 1's bound on P(y|do(x)) for the true label y, mean over the queries.
-
-    Any P(x|z) that sums to 1 over Q queries has mean 1/Q: the mean width says how many queries there are, not how
-    good the intervention is. What interventions differ in is the mean log, whose largest value -log Q is reached by
-    one that makes every query equally likely, and the share of queries whose bound is tighter (`share_tighter`).
-    """
-
-    stream: str
-    lower: float
-    upper: float
-    width: float
-    log_likelihood: float  # mean of the normalised log P(x|z), at most -log(queries)
-    queries: int
-
-
-@dataclass(frozen=True, eq=False)
-class TheoremValues:
-    """The normalised P(x|z) of every query [Q] and its bound, for comparing interventions query by query."""
-
-    stream: str
-    likelihood: NDArray[np.float64]
-    lower: NDArray[np.float64]
-    upper: NDArray[np.float64]
-
-    def summary(self) -> TheoremBound:
-        return TheoremBound(
-            self.stream,
-            float(self.lower.mean()),
-            float(self.upper.mean()),
-            float((self.upper - self.lower).mean()),
-            float(np.log(self.likelihood).mean()),
-            len(self.likelihood),
-        )
-
-
 def measure_theorem_bound(queries: ImageFeatures, dictionary: ImageFeatures, score: Score = "xent") -> TheoremValues:
     """Theorem 1's bound of every query with its true label, P(y|x) being the classifier's own."""
     check_same_classes(queries, dictionary)
     likelihood = normalized_likelihoods(queries.features, dictionary.features, SCORES[score])
     return TheoremValues(dictionary.stream, likelihood, *causal_interval(queries.label_probabilities, likelihood))
-
-
-def share_tighter(first: TheoremValues, second: TheoremValues) -> float:
-    """Share of the queries for which `first` is the more effective intervention: P(x|z1) > P(x|z2) (Theorem 1).
-
-    Both sum to 1 over the queries, so neither can be so for all of them; where they are equal, each counts half.
-    """
-    wins, ties = first.likelihood > second.likelihood, first.likelihood == second.likelihood
-    return float(wins.mean() + 0.5 * ties.mean())
 
 
 # The sweep over t, k and s
@@ -353,19 +154,6 @@ class SweepPoint:
     bound: CausalBound
     theorem: TheoremValues
     accuracy: float | None
-
-
-def read_intervention(dataset: Dataset, stream: str) -> tuple[float, int, float, str]:
-    """t, k, s and step ranges of a generated stream, from its dataset's recipe; k = s = 0 for an observational one."""
-    entry = generated_stream(dataset, stream)
-    if not isinstance(entry, InterventionalStream):
-        return entry.truncation, 0, 0.0, "0"
-    ranges = entry.step_ranges
-    if isinstance(ranges, list):
-        described = f"by direction, {np.abs(entry.ranges).mean() / entry.step_scale:.1f} on average"
-    else:
-        described = ranges if isinstance(ranges, str) else f"{ranges:g}"
-    return entry.truncation, entry.num_directions, entry.step_scale, described
 
 
 def load_dictionary(
@@ -409,3 +197,164 @@ def measure_sweep(
             )
         )
     return points
+
+
+# The section of the report
+
+
+def analyse_causal_bound(
+    classifier: Classifier,
+    datasets: Sequence[str],
+    stream: str,
+    queries: str,
+    trained: Mapping[str, Classifier],
+    score: Score,
+    reduction: Reduction,
+    dictionary_size: int,
+    folder: Path,
+) -> Analysis:
+    """Figures 5 and 6, and Theorem 1's own bound, for `stream` of each dataset.
+
+    `trained`, by dataset, are classifiers trained on it: their accuracy on the queries stands beside its bound.
+    """
+    asked = load_images(queries, classifier.preprocessing)
+    accuracies = {
+        location: float((predict_top1(own, asked.images) == asked.class_labels).mean())
+        for location, own in trained.items()
+    }
+    points = measure_sweep(datasets, stream, classifier, asked, accuracies, score, reduction, dictionary_size)
+    figures = {}
+    bars = "bars: 95 % of the difference to the first dataset, class by class"
+    drawn: list[tuple[str, Figure, str]] = [
+        ("sweep.svg", plot_sweep(points), f"log P(x|z) against t, k and s; {bars}.")
+    ]
+    if any(point.accuracy is not None for point in points):
+        drawn.append(
+            ("bound-accuracy.svg", plot_bound_and_accuracy(points), f"Top-1 accuracy against log P(x|z); {bars}.")
+        )
+    for name, figure, caption in drawn:
+        save_figure(figure, folder / name)
+        figures[name] = caption
+    best = max(points, key=lambda point: point.bound.log_likelihood)
+    texts = [
+        f"Mean log P(x|z) of {len(asked):,} images of {asked.stream} under dictionaries of {dictionary_size} images a "
+        f"class (score {score}, reduction {reduction}; features of {classifier.name}). Higher is a tighter bound on "
+        f"the causal effect; highest for {_describe(best)}.",
+        "Theorem 1's bound on P(y|do(x)) of the true label, from P(x|z) normalised over the queries; its mean width is "
+        "1 - 1/queries for any intervention, so interventions are compared query by query: the share of queries whose "
+        "bound is tighter than the first dataset's.",
+    ]
+    agreement = rank_agreement(
+        {point.dataset: point.bound.log_likelihood for point in points if point.accuracy is not None}, accuracies
+    )
+    if agreement:
+        texts.append(
+            f"Kendall's tau between log P(x|z) and the accuracy of training on the dataset, over {len(accuracies)} "
+            f"datasets: {agreement.kendall:.2f} (p = {agreement.kendall_p_value:.2f} for no agreement)."
+        )
+    return Analysis(
+        "Causal bound", texts,
+        ["dataset", "t", "k", "s", "step ranges", "log P(x|z)", "accuracy, %", "lower", "upper",
+         "tighter than the first", "log P(x|z) less the first's"],
+        [_bound_row(point, points[0]) for point in points],
+        [{**asdict(point), "theorem": asdict(point.theorem.summary())} for point in points],
+        figures,
+    )  # fmt: skip
+
+
+def _describe(point: SweepPoint) -> str:
+    return (
+        f"t = {point.truncation:g}, k = {point.num_directions}, s = {100 * point.step_scale:g} % of {point.step_ranges}"
+    )
+
+
+def _difference(found: BoundDifference) -> str:
+    return f"{found.difference:+.3f} ({found.interval[0]:+.3f} to {found.interval[1]:+.3f})"
+
+
+def _bound_row(point: SweepPoint, first: SweepPoint) -> list[str]:
+    bound, theorem = point.bound, point.theorem.summary()
+    return [
+        point.dataset,
+        f"{point.truncation:g}",
+        str(point.num_directions),
+        f"{100 * point.step_scale:g} %",
+        point.step_ranges,
+        f"{bound.log_likelihood:.3f} ({bound.interval[0]:.3f} to {bound.interval[1]:.3f})",
+        "–" if point.accuracy is None else f"{100 * point.accuracy:.2f}",
+        f"{theorem.lower:.2g}",
+        f"{theorem.upper:.6f}",
+        "–" if point is first else f"{100 * share_tighter(point.theorem, first.theorem):.1f} %",
+        "–" if point is first else _difference(compare_bounds(bound, first.bound)),
+    ]
+
+
+def plot_sweep(points: Sequence[SweepPoint]) -> Figure:
+    """log P(x|z) against t, k and s, one at a time (Figure 6).
+
+    Bars are 95 % intervals of the difference to the first point, class by class: those of the values themselves say
+    mostly that classes differ from each other.
+    """
+    if not points:
+        raise UsageError("no point of a sweep to draw")
+    figure = Figure(figsize=(WIDTH, 3.0), layout="constrained")
+    panels = figure.subplots(1, len(SWEPT), sharey=True)
+    for axes, (name, label) in zip(panels, SWEPT, strict=True):
+        for others, group in _lines(points, name).items():
+            group = sorted(group, key=lambda point: _setting(point)[name])
+            values = [_setting(point)[name] for point in group]
+            means = [point.bound.log_likelihood for point in group]
+            axes.errorbar(values, means, _error_bars(group, points[0]), marker="o", capsize=3, label=others)
+        axes.set_xlabel(label)
+        if axes.lines:
+            axes.legend(fontsize="x-small")
+    panels[0].set_ylabel("log P(x|z)")
+    return figure
+
+
+def plot_bound_and_accuracy(points: Sequence[SweepPoint]) -> Figure:
+    """Accuracy of classifiers trained on an intervention's images against its log P(x|z) (Figure 5).
+
+    Bars as in `plot_sweep`.
+    """
+    known = [point for point in points if point.accuracy is not None]
+    if not known:
+        raise UsageError("no point of the sweep has an accuracy")
+    figure = Figure(figsize=(WIDTH, 3.5), layout="constrained")
+    axes = figure.add_subplot()
+    bounds = [point.bound.log_likelihood for point in known]
+    for point, bound in zip(known, bounds, strict=True):
+        assert point.accuracy is not None
+        place = (bound, 100.0 * point.accuracy)
+        axes.errorbar(*place, xerr=_error_bars([point], points[0]), marker="o", color="C0", capsize=3)
+        text = f"t={point.truncation:g} k={point.num_directions} s={point.step_scale:g}"
+        if len({other.step_ranges for other in known}) > 1:
+            text += f" ({point.step_ranges})"
+        on_the_right = bound > (min(bounds) + max(bounds)) / 2
+        axes.annotate(
+            text, place, (-4 if on_the_right else 4, 4), textcoords="offset points", fontsize="x-small",
+            ha="right" if on_the_right else "left",
+        )  # fmt: skip
+    axes.locator_params(axis="x", nbins=6)
+    axes.set_xlabel("log P(x|z)")
+    axes.set_ylabel("top-1 accuracy, %")
+    return figure
+
+
+def _setting(point: SweepPoint) -> dict[str, float]:
+    return {name: float(getattr(point, name)) for name, _ in SWEPT}
+
+
+def _lines(points: Sequence[SweepPoint], name: str) -> dict[str, list[SweepPoint]]:
+    """Points that differ in `name` alone, by the rest of their setting, as a legend has it; one point is no line."""
+    lines: dict[str, list[SweepPoint]] = {}
+    for point in points:
+        others = [f"{LETTERS[key]}={value:g}" for key, value in _setting(point).items() if key != name]
+        lines.setdefault(", ".join([*others, f"ranges {point.step_ranges}"]), []).append(point)
+    return {others: group for others, group in lines.items() if len(group) > 1}
+
+
+def _error_bars(points: Sequence[SweepPoint], first: SweepPoint) -> tuple[list[float], list[float]]:
+    """How far the interval of each point's difference to `first` reaches below and above it."""
+    found = [compare_bounds(point.bound, first.bound) for point in points]
+    return [d.difference - d.interval[0] for d in found], [d.interval[1] - d.difference for d in found]

@@ -2,165 +2,33 @@
 
 A ResNet learns to read the coordinates z of the latent off intervened images. It then reads them off the images of
 any distribution, a small classifier learns z -> y there, and its accuracy on natural test images, over chance, is
-the correlation of that distribution. The nuisance predictor never sees a label: the released encoder takes the class
-as a second input, by which z-hat of a natural image would tell its class.
+the correlation of that distribution.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
-from ...manifests.dataset import Dataset
+from ...manifests.dataset import load_dataset
 from ...manifests.errors import UsageError
 from ...manifests.randomness import draw_without_replacement, random_words
-from ...train.checkpoint import Preprocessing
-from ...train.vision import models, v2
-from .latents import final_coordinates, latent_groups
+from ...train.vision import v2
+from ..metrics.label_accuracy import classify_by_network, classify_linearly
+from ..report.page import save_figure
+from ..report.plots import LEGEND, WIDTH, legend_beside
+from ..report.results import Analysis
+from .distributions import is_natural, load_distributions, load_images, parse_stream, stream_preprocessing
+from .nuisance_predictor import NuisancePredictor, PredictorSettings, fit_stream_predictor, read_nuisances
 from .stream_images import StreamImages, check_same_classes
 
-HIDDEN = 512
-LEARNING_RATE = 1e-3  # of z -> y
-BATCH = 100
 NORMAL_95 = 1.96
-
-
-# x -> z
-
-
-@dataclass(frozen=True)
-class PredictorSettings:
-    """How the nuisance predictor is trained. The paper's scale: 224 px and more, learning rate 1e-4, 90 epochs."""
-
-    epochs: int = 6
-    learning_rate: float = 1e-3
-    held_out: float = 0.1  # share of the latents that only the reported error sees
-    seed: int = 0
-
-
-@dataclass(frozen=True, eq=False)
-class NuisancePredictor:
-    """A frozen ResNet-18 from images to z, and how well it reads z off images of latents it has not seen."""
-
-    model: nn.Module  # normalised images [N, 3, S, S] to [N, k]
-    preprocessing: Preprocessing
-    r2: tuple[float, ...]  # of each component, on held-out latents
-    trained_on: int  # images
-    held_out: int
-
-
-def fit_predictor(
-    images: Tensor,
-    coordinates: NDArray[np.float64],
-    groups: NDArray[np.int64],
-    preprocessing: Preprocessing,
-    settings: PredictorSettings = PredictorSettings(),
-    device: str = "cpu",
-) -> NuisancePredictor:
-    """Train images uint8 [N, 3, S, S] -> coordinates [N, k] by mean squared error.
-
-    `groups` [N] tell images of one latent, which are never on both sides of the held-out split.
-    """
-    known = np.unique(groups)
-    count = math.ceil(settings.held_out * len(known))
-    if not 0 < count < len(known):
-        raise UsageError(f"{len(known)} latents: too few to hold out a share of {settings.held_out}")
-    words = random_words(settings.seed, "held-out latents", count=count)
-    held = np.isin(groups, known[draw_without_replacement(len(known), words)])
-    train, test = (torch.from_numpy(np.flatnonzero(rows)) for rows in (~held, held))
-    targets = torch.from_numpy(coordinates).float()
-
-    with torch.random.fork_rng(devices=[device] if device != "cpu" else []):
-        torch.manual_seed(settings.seed)
-        network = models.resnet18(weights=None, num_classes=coordinates.shape[1]).to(device).train()
-        optimizer = torch.optim.Adam(network.parameters(), settings.learning_rate, fused=True)
-        steps = settings.epochs * math.ceil(len(train) / BATCH)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-        for _ in range(settings.epochs):
-            for rows in train[torch.randperm(len(train))].split(BATCH):
-                loss = F.mse_loss(network(preprocessing.normalize(images[rows].to(device))), targets[rows].to(device))
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                schedule.step()
-    network.eval().requires_grad_(False)
-    read = _read(network, preprocessing, images[test])
-    errors = coefficients_of_determination(read, coordinates[held])
-    return NuisancePredictor(network, preprocessing, tuple(errors.tolist()), len(train), len(test))
-
-
-def coefficients_of_determination(read: NDArray[np.float64], true: NDArray[np.float64]) -> NDArray[np.float64]:
-    """R2 [k] of each column: 1 - residual sum of squares over that around the mean."""
-    residual = np.square(true - read).sum(0)
-    around_mean = np.square(true - true.mean(0)).sum(0)
-    r2: NDArray[np.float64] = 1.0 - residual / around_mean
-    return r2
-
-
-def read_nuisances(predictor: NuisancePredictor, images: Tensor) -> NDArray[np.float64]:
-    """z-hat [N, k] of images uint8 [N, 3, S, S]."""
-    return _read(predictor.model, predictor.preprocessing, images)
-
-
-def _read(network: nn.Module, preprocessing: Preprocessing, images: Tensor) -> NDArray[np.float64]:
-    device = next(network.parameters()).device
-    with torch.inference_mode():
-        parts = [network(preprocessing.normalize(batch.to(device))).cpu() for batch in images.split(BATCH)]
-    return np.asarray(torch.cat(parts).double().numpy())
-
-
-# z -> y
-
-
-def classify_by_network(
-    train: NDArray[np.float64],
-    train_labels: NDArray[np.int64],
-    test: NDArray[np.float64],
-    test_labels: NDArray[np.int64],
-    seed: int = 0,
-    epochs: int = 20,
-) -> float:
-    """Top-1 accuracy of a fully connected classifier with one hidden layer, trained on z [N, k] and labels [N]."""
-    known, targets = np.unique(train_labels, return_inverse=True)
-    inputs, queries = (torch.from_numpy(values).float() for values in standardize(train, test))
-    labels = torch.from_numpy(targets)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = nn.Sequential(nn.Linear(train.shape[1], HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, len(known)))
-        optimizer = torch.optim.Adam(network.parameters(), LEARNING_RATE)
-        for _ in range(epochs):
-            for rows in torch.randperm(len(inputs)).split(BATCH):
-                loss = F.cross_entropy(network(inputs[rows]), labels[rows])
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-    with torch.inference_mode():
-        chosen = network(queries).argmax(1).numpy()
-    return float((known[chosen] == test_labels).mean())
-
-
-def classify_linearly(
-    train: NDArray[np.float64],
-    train_labels: NDArray[np.int64],
-    test: NDArray[np.float64],
-    test_labels: NDArray[np.int64],
-) -> float:
-    """Top-1 accuracy of a logistic regression z -> y, as a check on the network."""
-    inputs, queries = standardize(train, test)
-    return float(LogisticRegression(max_iter=1000).fit(inputs, train_labels).score(queries, test_labels))
-
-
-def standardize(train: NDArray[np.float64], test: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
-    """Both in units of the training part's mean and standard deviation, column by column."""
-    mean, sd = train.mean(0), train.std(0)
-    sd = np.where(sd > 0, sd, 1.0)
-    return (train - mean) / sd, (test - mean) / sd
 
 
 # Accuracy over chance
@@ -294,25 +162,6 @@ class CorrelationReport:
     predictor_images: int
 
 
-def fit_stream_predictor(
-    dataset: Dataset,
-    intervened: StreamImages,
-    preprocessing: Preprocessing,
-    settings: PredictorSettings = PredictorSettings(),
-    device: str = "cpu",
-) -> NuisancePredictor:
-    """The nuisance predictor of a dataset, trained on `intervened`, images of one of its interventional streams."""
-    indices = intervened.sample_indices
-    return fit_predictor(
-        intervened.images,
-        final_coordinates(dataset, intervened.stream, indices),
-        latent_groups(dataset, intervened.stream, indices),
-        preprocessing,
-        settings,
-        device,
-    )
-
-
 def measure_correlations(
     predictor: NuisancePredictor,
     predictor_stream: str,
@@ -355,3 +204,72 @@ def control_correlations(
         *correlate("random z", noise[0], train_labels, noise[1], test_labels, known_classes, settings),
         *correlate("one-hot y", one_hot[0], train_labels, one_hot[1], test_labels, known_classes, settings),
     ]
+
+
+# The section of the report
+
+
+def analyse_correlation(
+    predictor: str, distributions: Sequence[str], test: str, limit: int, epochs: int, folder: Path, device: str
+) -> Analysis:
+    """Figure 3. Streams are `DATASET:STREAM`; natural ones also count as mixed up and as auto-augmented."""
+    preprocessing = stream_preprocessing([predictor, test, *distributions])
+    location, name = parse_stream(predictor)
+    dataset = load_dataset(location)
+    generated = load_images(predictor, preprocessing)
+    fitted = fit_stream_predictor(dataset, generated, preprocessing, PredictorSettings(epochs=epochs), device)
+    found: list[StreamImages] = []
+    for text, images in zip(distributions, load_distributions(distributions, preprocessing, limit), strict=True):
+        found.append(images)
+        if is_natural(*parse_stream(text)):
+            found += [mixup_images(images), autoaugment_images(images)]
+    sizes = {len(images) for images in found}
+    known = len(found[0].class_names)
+    counts = tuple(count for count in (2, 5, 10, 20, 50, 100, 200, 500, 1000) if count <= known)
+    report = measure_correlations(
+        fitted, name, found, load_images(test, preprocessing), CorrelationSettings(class_counts=counts)
+    )
+    save_figure(plot_correlations(report), folder / "correlation.svg")
+    texts = [
+        "How well a classifier reads the label off the nuisances that a frozen predictor sees in an image, over chance "
+        f"(1 = not at all): trained on each distribution, tested on {report.test_stream} (Figure 3). The predictor "
+        f"learned from {report.predictor_images:,} images of {report.predictor_stream}; on latents it has not seen it "
+        f"explains {100 * float(np.mean(report.predictor_r2)):.0f} % of the variance (R², mean over "
+        f"{len(report.predictor_r2)} directions).",
+        "Controls: a random z must give 1, the label itself as z must give the number of classes.",
+    ]
+    if len(sizes) > 1:
+        texts.append(f"The distributions are of different sizes ({min(sizes):,} to {max(sizes):,} images).")
+    return Analysis(
+        "Correlation of nuisances and labels", texts,
+        ["distribution", "images", *(f"{count} classes" for count in counts)], _correlation_rows(report, counts),
+        asdict(report), {"correlation.svg": "Accuracy over chance, against the number of classes."},
+    )  # fmt: skip
+
+
+def _correlation_rows(report: CorrelationReport, counts: Sequence[int]) -> list[list[str]]:
+    rows = []
+    for name in dict.fromkeys(row.distribution for row in (*report.correlations, *report.controls)):
+        of = {row.num_classes: row for row in (*report.correlations, *report.controls) if row.distribution == name}
+        cells = [f"{of[n].correlation:.2f} ({of[n].interval[0]:.2f} to {of[n].interval[1]:.2f})" for n in counts]
+        rows.append([name, f"{of[counts[0]].images:,}", *cells])
+    return rows
+
+
+def plot_correlations(report: CorrelationReport) -> Figure:
+    """Accuracy over chance against the number of classes, a line for each training distribution (Figure 3)."""
+    figure = Figure(figsize=(WIDTH + LEGEND, 4.0), layout="constrained")
+    axes = figure.add_subplot()
+    for number, name in enumerate(dict.fromkeys(row.distribution for row in report.correlations)):
+        rows = [row for row in report.correlations if row.distribution == name]
+        counts, means = [row.num_classes for row in rows], [row.correlation for row in rows]
+        below = [row.correlation - row.interval[0] for row in rows]
+        above = [row.interval[1] - row.correlation for row in rows]
+        # matplotlib's ten colours begin again.
+        line = "-" if number < 10 else "--"
+        axes.errorbar(counts, means, (below, above), marker="o", capsize=3, label=name, linestyle=line)
+    axes.axhline(1.0, color="grey", linestyle=":", label="chance")
+    axes.set_xlabel("classes")
+    axes.set_ylabel("accuracy over chance")
+    legend_beside(figure)
+    return figure

@@ -45,3 +45,16 @@ def latent_groups(dataset: Dataset, stream: str, sample_indices: NDArray[np.int6
     entry = generated_stream(dataset, stream)
     places = [entry.locate(dataset.facts, int(index)) for index in sample_indices]
     return np.array([label * entry.latents_per_class + latent for label, latent, _ in places], np.int64)
+
+
+def read_intervention(dataset: Dataset, stream: str) -> tuple[float, int, float, str]:
+    """t, k, s and step ranges of a generated stream, from its dataset's recipe; k = s = 0 for an observational one."""
+    entry = generated_stream(dataset, stream)
+    if not isinstance(entry, InterventionalStream):
+        return entry.truncation, 0, 0.0, "0"
+    ranges = entry.step_ranges
+    if isinstance(ranges, list):
+        described = f"by direction, {np.abs(entry.ranges).mean() / entry.step_scale:.1f} on average"
+    else:
+        described = ranges if isinstance(ranges, str) else f"{ranges:g}"
+    return entry.truncation, entry.num_directions, entry.step_scale, described

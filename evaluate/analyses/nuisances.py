@@ -8,31 +8,28 @@ real pictures, confounded or not, is part of every result.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from scipy import stats
-from sklearn.discriminant_analysis import QuadraticDiscriminantAnalysis
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import accuracy_score
-from sklearn.model_selection import StratifiedKFold, cross_val_predict
-from sklearn.neighbors import KNeighborsClassifier
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...manifests.errors import UsageError
 from ...manifests.world import IMAGE_SIZE, NUISANCES
-from .correlation import coefficients_of_determination
+from ..metrics.label_accuracy import label_accuracy
+from ..metrics.variance import coefficients_of_determination, within_class_sd
+from ..report.page import save_figure
+from ..report.plots import LEGEND, WIDTH, draw_bars, legend_beside
+from ..report.results import Analysis
+from .distributions import load_distributions, load_images, parse_stream, stream_preprocessing
 from .stream_images import StreamImages, check_same_classes, true_nuisances
 
 BATCH = 100
-FOLDS = 4
-NEIGHBOURS = 25
 LARGEST_LEARNING_RATE = 4e-3
 
 
@@ -115,14 +112,6 @@ def measure_reader(reader: NuisanceReader, images: StreamImages) -> ReaderError:
     )
 
 
-def within_class_sd(values: NDArray[np.float64], class_labels: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Standard deviation [columns] around each class's own mean, all classes together."""
-    centred = np.concatenate(
-        [values[class_labels == c] - values[class_labels == c].mean(0) for c in np.unique(class_labels)]
-    )
-    return np.asarray(np.sqrt(np.square(centred).mean(0)))
-
-
 def by_name(values: NDArray[np.float64]) -> dict[str, float]:
     """One number a nuisance, by its name."""
     return {nuisance.name: float(value) for nuisance, value in zip(NUISANCES, values, strict=True)}
@@ -136,31 +125,6 @@ def nuisance_sets() -> dict[str, list[int]]:
     singles = {nuisance.name: [i] for i, nuisance in enumerate(NUISANCES)}
     groups = {group: [i for i, n in enumerate(NUISANCES) if n.group == group] for group in ("background", "pose")}
     return {**singles, **groups, "all": list(range(len(NUISANCES)))}
-
-
-def label_accuracy(
-    nuisances: NDArray[np.float64], class_labels: NDArray[np.int64], seed: int = 0
-) -> tuple[float, float]:
-    """Cross-validated accuracy of telling the label from nuisances [N, columns]: the best of three, and linear.
-
-    The three: logistic regression, exact where classes differ in their means alone, as in the real pictures; quadratic
-    discriminants, where they differ in their spread too; and nearest neighbours, for any other shape. Taking the best
-    favours dependence by what three draws of the same chance differ in.
-    """
-    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
-    models = (
-        LogisticRegression(max_iter=500),
-        # A hundredth of the identity: two nuisances read off few images may be collinear within a class.
-        QuadraticDiscriminantAnalysis(reg_param=0.01),
-        KNeighborsClassifier(NEIGHBOURS),
-    )
-    accuracies = [
-        accuracy_score(
-            class_labels, cross_val_predict(make_pipeline(StandardScaler(), model), nuisances, class_labels, cv=folds)
-        )
-        for model in models
-    ]
-    return float(max(accuracies)), float(accuracies[0])
 
 
 @dataclass(frozen=True)
@@ -240,35 +204,67 @@ def measure_dependences(
     return DependenceReport(reader_stream, reference.stream, errors, tuple(rows))
 
 
-# Do the indirect and the true measure rank datasets alike?
-
-
-@dataclass(frozen=True)
-class RankAgreement:
-    """Agreement of two measures on the order of the same streams; 1 is the same order, -1 the opposite one."""
-
-    streams: tuple[str, ...]
-    spearman: float
-    kendall: float
-    kendall_p_value: float  # of no agreement, two-sided; exact for few streams without ties
-
-
-def rank_agreement(first: Mapping[str, float], second: Mapping[str, float]) -> RankAgreement | None:
-    """Compare two measures by stream. None where they order nothing: fewer than 3 streams, or one value for all.
-
-    Raises UsageError unless both have the same streams.
-    """
-    names = sorted(first)
-    if names != sorted(second):
-        raise UsageError(f"one measure has {', '.join(names)}, the other {', '.join(sorted(second))}")
-    values = [[measure[name] for name in names] for measure in (first, second)]
-    if len(names) < 3 or any(len(set(column)) == 1 for column in values):
-        return None
-    kendall = stats.kendalltau(*values)
-    return RankAgreement(
-        tuple(names), float(stats.spearmanr(*values).statistic), float(kendall.statistic), float(kendall.pvalue)
-    )
-
-
 def _sd() -> NDArray[np.float64]:
     return np.array([nuisance.sd for nuisance in NUISANCES])
+
+
+# The section of the report
+
+
+def analyse_nuisances(
+    reader: str, reference: str, held_out: Sequence[str], streams: Sequence[str], limit: int, epochs: int, folder: Path
+) -> Analysis:
+    """The true dependence of nuisances and labels in streams of the mini world."""
+    preprocessing = stream_preprocessing([reader, reference, *held_out, *streams])
+    fitted = fit_nuisance_reader(load_images(reader, preprocessing), epochs)
+    report = measure_dependences(
+        fitted,
+        parse_stream(reader)[1],
+        load_images(reference, preprocessing, limit),
+        [load_images(text, preprocessing) for text in held_out],
+        list(load_distributions(streams, preprocessing, limit)),
+    )
+    save_figure(plot_dependences(report), folder / "nuisances.svg")
+    errors = "; ".join(
+        f"{error.stream}: {100 * float(np.mean(list(error.r2.values()))):.0f} % of the variance explained"
+        for error in report.reader
+    )
+    texts = [
+        "Accuracy of a classifier that is given the nuisances alone, and the spread of each nuisance within a class "
+        f"over that of {report.reference_stream}. Nuisances are read off the images by a network trained on "
+        f"{report.reader_stream} ({errors}); where the stream is of real pictures, a second row has the true ones."
+    ]
+    return Analysis(
+        "True dependence of nuisances and labels", texts,
+        ["stream", "nuisances", "images", "chance, %", "label from all, %", "from background, %", "from pose, %",
+         "mean spread"],
+        _dependence_rows(report), asdict(report),
+        {"nuisances.svg": "Label from each nuisance, and within-class spread, as read."},
+    )  # fmt: skip
+
+
+def _dependence_rows(report: DependenceReport) -> list[list[str]]:
+    return [
+        [
+            row.stream,
+            row.source,
+            f"{row.images:,}",
+            f"{100 * row.chance:.1f}",
+            *(f"{100 * row.accuracy[name]:.1f}" for name in ("all", "background", "pose")),
+            f"{np.mean(list(row.spread_over_real.values())):.2f}",
+        ]
+        for row in report.streams
+    ]
+
+
+def plot_dependences(report: DependenceReport) -> Figure:
+    """Accuracy from nuisance to label, and within-class spread, for each stream and nuisance, as read."""
+    rows = [row for row in report.streams if row.source == "read"]
+    figure = Figure(figsize=(WIDTH + LEGEND, 6.0), layout="constrained")
+    upper, lower = figure.subplots(2, 1)
+    draw_bars(upper, {row.stream: {k: v / row.chance for k, v in row.accuracy.items()} for row in rows})
+    upper.set_ylabel("label from nuisance,\naccuracy over chance")
+    draw_bars(lower, {row.stream: row.spread_over_real for row in rows})
+    lower.set_ylabel(f"within-class spread\nover {report.reference_stream}")
+    legend_beside(figure)
+    return figure

@@ -51,24 +51,3 @@ def wilson_interval(hits: int, count: int, confidence: float = 0.95) -> tuple[fl
     low = 0.0 if hits == 0 else float((centre - half) / scale)
     high = 1.0 if hits == count else float((centre + half) / scale)
     return low, high
-
-
-def paired_bootstrap(
-    hits_a: Hits, hits_b: Hits, seed: int = 0, resamples: int = 10_000, confidence: float = 0.95
-) -> tuple[float, float, float]:
-    """Accuracy of a less that of b on the same images, with its percentile bootstrap interval: (difference, low, high).
-
-    Images are drawn anew with both models' results on them, so what is hard for both does not widen the interval. An
-    image is worth -1, 0 or 1; drawing N of them is drawing how many of each there are.
-    """
-    if len(hits_a) != len(hits_b) or not len(hits_a):
-        raise ValueError(f"{len(hits_a)} and {len(hits_b)} images: must be the same, and some")
-    count = len(hits_a)
-    only_a = int(np.count_nonzero(hits_a & ~hits_b))
-    only_b = int(np.count_nonzero(hits_b & ~hits_a))
-    rng = np.random.Generator(np.random.Philox(seed))
-    shares = np.array([only_a, only_b, count - only_a - only_b]) / count
-    drawn = rng.multinomial(count, shares, size=resamples)
-    differences = (drawn[:, 0] - drawn[:, 1]) / count
-    low, high = np.quantile(differences, [0.5 - confidence / 2, 0.5 + confidence / 2])
-    return (only_a - only_b) / count, float(low), float(high)

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from genint.evaluate.analyses.nuisances import label_accuracy
+from genint.evaluate.metrics.label_accuracy import label_accuracy
 from genint.evaluate.report.page import save_figure
 from genint.manifests.console import ProgressDisplay
 from genint.manifests.directions import Directions, intervene
