@@ -11,7 +11,7 @@ ROOMS := manifests pipeline train evaluate
 FUZZ_CASES ?= 2000
 FUZZ_SEED ?= 1
 
-.PHONY: demo test check lint bench fuzz paper-mini confounding-sweep clean
+.PHONY: demo test check lint bench fuzz paper-mini confounding-sweep help clean
 
 demo: $(VENV)/.genint  ## Build and verify the mini dataset, train with and without interventions, and compare
 	$(BIN)/genint-pipeline directions --out datasets/mini-directions
@@ -32,7 +32,7 @@ test: $(VENV)/.genint $(VENV)/.dev  ## Run the tests against the installed packa
 
 check: lint test  ## Everything that must pass before a push
 
-lint: $(VENV)/.genint $(VENV)/.dev
+lint: $(VENV)/.genint $(VENV)/.dev  ## ruff, the import contracts, mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports setup.cfg
@@ -56,7 +56,10 @@ paper-mini: $(VENV)/.genint  ## The paper's experiments on the mini world; -j N 
 confounding-sweep: $(VENV)/.genint  ## Generator, data and trainings for five confounding strengths; about three hours
 	$(MAKE) -f results/confounding-sweep.mk BIN=$(BIN)
 
-clean:
+help:  ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+clean:  ## Remove the environment and what builds left
 	rm -rf $(VENV) build *.egg-info
 
 $(VENV)/.dependencies: setup.cfg constraints.txt

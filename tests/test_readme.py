@@ -21,6 +21,7 @@ SMALLER = [
     "streams.interventional.latents_per_class=30",
     "streams.transfer.num_samples=100",
 ]
+TARGETS = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 # What a reader has and a test has not.
 STAND_INS = {"/data/imagenet/train": "datasets/mini:natural", "s3://bucket/genint-imagenet-256": "datasets/mini"}
 FULL_SCALE = ("genint-imagenet-128", "genint-imagenet-256", "gan-augmentation-256", "figure-5-256")
@@ -58,10 +59,16 @@ def test_command_runs(workplace, monkeypatch, capfd, command):
 
 
 def test_make_targets_of_the_first_screen_exist():
-    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = {command[1] for command in COMMANDS if command[0] == "make"}
     assert named == {"demo", "test"}
-    assert named <= targets
+    assert named <= TARGETS
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_make_targets_that_are_named_exist(page):
+    named = set(re.findall(r"`make ([\w-]+)|^make ([\w-]+)", (ROOT / page).read_text(), re.MULTILINE))
+    assert named
+    assert {first or second for first, second in named} <= TARGETS
 
 
 def test_every_shipped_recipe_is_in_the_table():
