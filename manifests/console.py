@@ -1,42 +1,66 @@
 """What every command shows: while it works, a live bar on a terminal or plain lines; when it fails, one line."""
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import TracebackType
-from typing import Self
+from types import FrameType, TracebackType
+from typing import NoReturn, Self
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-from .errors import GenintError, UsageError
+from .errors import GenintError, UsageError, shorten
 
 PLAIN_EVERY = 10.0  # seconds between plain lines
+LONGEST_MESSAGE = 2000  # characters
 
 
 @contextmanager
 def exit_codes() -> Iterator[None]:
     """End the process as every command does: 1 failed work, 2 bad usage, 130 interrupted; one line, no traceback."""
+    interrupted = False
+
+    def on_interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal interrupted
+        interrupted = True
+        raise KeyboardInterrupt
+
+    # Not where a parent has it ignored, or a caller has a handler of its own.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, on_interrupt)
     try:
         yield
-    except GenintError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, UsageError) else 1)
-    except OSError as error:  # a full disk, a folder that cannot be written, a bucket that refuses (it names no file)
-        print(f"error: {error.filename}: {error.strerror}" if error.filename else f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        # At once: a worker's thread would hold the process until its work is done. What is on disk is whole anyway.
-        sys.stdout.flush()
-        os._exit(130)
+    except (Exception, KeyboardInterrupt) as error:
+        # Modules that are interrupted while they are imported turn it into an ImportError.
+        if interrupted or isinstance(error, KeyboardInterrupt):
+            # At once: a worker's thread would hold the process until its work is done. What is on disk is whole anyway.
+            sys.stdout.flush()
+            os._exit(130)
+        if isinstance(error, GenintError):
+            _end(str(error), 2 if isinstance(error, UsageError) else 1)
+        if isinstance(error, OSError):  # a full disk, a folder that cannot be written, a bucket (which names no file)
+            _end(f"{error.filename}: {error.strerror}" if error.filename else str(error), 1)
+        if isinstance(error, MemoryError):
+            _end(f"out of memory{f': {error}' if str(error) else ''}", 1)
+        raise
+    finally:
+        if signal.getsignal(signal.SIGINT) is on_interrupt:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _end(message: str, code: int) -> NoReturn:
+    print(f"error: {shorten(message, LONGEST_MESSAGE)}", file=sys.stderr)
+    sys.exit(code)
 
 
 class ProgressDisplay:
     """Shows `done` of `total` with rate and time left. Work done by an earlier run does not count into the rate."""
 
     def __init__(self, label: str, unit: str) -> None:
+        # Rich takes a while to import, and `--help` shows no progress.
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
         self._label, self._unit = label, unit
         self._console = Console(stderr=True)
         self._bar = Progress(

@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from functools import cached_property
 
-from pydantic import ValidationError
-
 from .directions import Directions, load_directions
 from .errors import FormatError
 from .inputs import Listing
@@ -85,10 +83,7 @@ def load_dataset(url: str, roots: dict[str, str] | None = None) -> Dataset:
     """Open a dataset, finished or not. Raises FormatError where there is none."""
     storage = Storage(url)
     try:
-        entry = PlanEntry.model_validate_json(storage.read(PLAN))
+        entry = PlanEntry.from_json(storage.read(PLAN), storage / PLAN)
         return Dataset(storage, load_dataset_recipe(storage), entry, roots or {})
     except FileNotFoundError as error:
         raise FormatError(f"{url}: not a dataset of genint ({PLAN} is missing)") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise FormatError(f"{storage / PLAN}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error

@@ -15,3 +15,13 @@ class RecipeError(UsageError):
 
 class FormatError(GenintError):
     """A file that is not what its name promises: truncated, altered or of another format."""
+
+
+def shorten(value: object, limit: int = 120) -> str:
+    """A text, or what else was found, as a message shows it: in one line, the middle left out where it is long."""
+    text = value if isinstance(value, str) else repr(value)
+    text = text.replace("\n", " ")
+    if len(text) <= limit:
+        return text
+    end = limit // 3
+    return f"{text[: limit - end]}... ({len(text):,} characters) ...{text[-end:]}"

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator
 from typing import Any, Final, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from .errors import FormatError, RecipeError
 from .recipe import Recipe, read_recipe
@@ -189,11 +189,7 @@ def load_manifest(storage: Storage) -> Manifest:
         content = storage.read(MANIFEST)
     except FileNotFoundError as error:
         raise FormatError(f"{storage}: no {MANIFEST}: not a finished dataset") from error
-    try:
-        return Manifest.model_validate_json(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise FormatError(f"{storage / MANIFEST}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    return Manifest.from_json(content, storage / MANIFEST)
 
 
 def load_dataset_recipe(storage: Storage) -> Recipe:
@@ -213,7 +209,7 @@ def read_part(storage: Storage, part: Part) -> Iterator[Record]:
     if hashlib.sha256(content).hexdigest() != part.sha256:
         raise FormatError(f"{storage / part.path}: sha256 differs from the manifest's")
     for line in content.splitlines():
-        yield Record.model_validate_json(line)
+        yield Record.from_json(line, storage / part.path)
 
 
 def read_records(storage: Storage, stream: StreamEntry) -> Iterator[Record]:

@@ -3,7 +3,6 @@
 import difflib
 import hashlib
 import json
-import tomllib
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -12,9 +11,10 @@ from typing import Any, Literal, Self
 import tomli_w
 from pydantic import Field, ValidationError, model_validator
 
-from .errors import RecipeError
+from .errors import RecipeError, shorten
 from .sources import AnyStream
 from .sources.stream import InputKind, Name, Table
+from .toml import parse_toml
 
 MINI_GENERATOR = "mini"
 
@@ -80,7 +80,8 @@ class Recipe(Table):
         for stream in self.streams:
             if stream.name == name:
                 return stream
-        raise RecipeError(f"no stream {name!r} in recipe {self.name!r}{suggest(name, [s.name for s in self.streams])}")
+        known = suggest(name, [stream.name for stream in self.streams])
+        raise RecipeError(f"no stream {shorten(name)!r} in recipe {self.name!r}{known}")
 
     def depends_on(self, stream: str) -> list[str]:
         """Names of the earlier streams that a stream reads."""
@@ -136,26 +137,26 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
         try:
             text = path.read_text("utf-8")
         except UnicodeDecodeError as error:
-            raise RecipeError(f"{name_or_path}: not UTF-8: {error}") from error
+            raise RecipeError(f"{shorten(name_or_path)}: not UTF-8: {error}") from error
     elif path.suffix == ".toml" or "/" in name_or_path:
-        raise RecipeError(f"{name_or_path}: no such recipe file")
+        raise RecipeError(f"{shorten(name_or_path)}: no such recipe file")
     else:
-        raise RecipeError(f"no recipe {name_or_path!r}{suggest(name_or_path, list(shipped))}")
+        raise RecipeError(f"no recipe {shorten(name_or_path)!r}{suggest(name_or_path, list(shipped))}")
     return read_recipe(text, name_or_path, overrides)
 
 
 def read_recipe(text: str, origin: str, overrides: Sequence[str] = ()) -> Recipe:
     """Parse and validate a recipe's TOML text; `origin` names it in errors."""
     try:
-        tree = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise RecipeError(f"{origin}: not TOML: {error}") from error
+        tree = parse_toml(text)
+    except ValueError as error:
+        raise RecipeError(f"{shorten(origin)}: not TOML: {shorten(str(error))}") from error
     for override in overrides:
         _override(tree, override)
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
-        raise RecipeError(f"{origin}: {explain(error, tree)}") from error
+        raise RecipeError(f"{shorten(origin)}: {explain(error, tree)}") from error
 
 
 def explain(error: ValidationError, tree: dict[str, Any]) -> str:
@@ -166,7 +167,7 @@ def explain(error: ValidationError, tree: dict[str, Any]) -> str:
     if len(location) > 1 and location[0] == "streams" and isinstance(location[1], int):
         stream = tree["streams"][location[1]]
         location[1] = stream.get("name", location[1]) if isinstance(stream, dict) else location[1]
-    where = ".".join(map(str, location))
+    where = shorten(".".join(map(str, location)))
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
         known = _known_keys(first["loc"])
@@ -174,17 +175,18 @@ def explain(error: ValidationError, tree: dict[str, Any]) -> str:
     if first["type"] == "missing":
         return f"key {where!r} is missing{more}"
     if first["type"] == "union_tag_invalid":
-        return f"{where}.source = {first['ctx']['tag']!r}: no such source; known: {first['ctx']['expected_tags']}{more}"
-    message = first["msg"].removeprefix("Value error, ")
-    found = f" = {first['input']!r}" if isinstance(first["input"], (str, int, float, bool)) else ""
+        tag, known_tags = shorten(repr(first["ctx"]["tag"])), first["ctx"]["expected_tags"]
+        return f"{where}.source = {tag}: no such source; known: {known_tags}{more}"
+    message = shorten(first["msg"].removeprefix("Value error, "), 400)
+    found = f" = {shorten(repr(first['input']))}" if isinstance(first["input"], (str, int, float, bool)) else ""
     return f"{where}{found}: {message}{more}" if where else f"{message}{more}"
 
 
 def suggest(word: str, known: Sequence[str]) -> str:
     """`; did you mean ...?` where something is close, and what is known in any case."""
-    close = difflib.get_close_matches(word, known, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    return f"{hint}; known: {', '.join(known)}"
+    close = difflib.get_close_matches(word[:100], known, n=1)
+    hint = f"; did you mean {shorten(close[0])!r}?" if close else ""
+    return f"{hint}; known: {shorten(', '.join(known), 1000)}"
 
 
 def _known_keys(location: Sequence[int | str]) -> list[str]:
@@ -206,11 +208,12 @@ def stream_models() -> dict[str, type[Table]]:
 
 def _override(tree: dict[str, Any], override: str) -> None:
     dotted, separator, text = override.partition("=")
+    shown = shorten(override)
     if not separator:
-        raise RecipeError(f"--set {override}: expected KEY=VALUE, such as streams.interventional.truncation=0.5")
+        raise RecipeError(f"--set {shown}: expected KEY=VALUE, such as streams.interventional.truncation=0.5")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        value = parse_toml(f"value = {text}")["value"]
+    except ValueError:
         value = text  # a bare word is a string, as on any command line
     *parents, key = dotted.strip().split(".")
     table: Any = tree
@@ -220,14 +223,14 @@ def _override(tree: dict[str, Any], override: str) -> None:
             named = [entry for entry in entries if entry.get("name") == part]
             if not named:
                 names = [str(entry.get("name")) for entry in entries]
-                raise RecipeError(f"--set {override}: no stream {part!r}{suggest(part, names)}")
+                raise RecipeError(f"--set {shown}: no stream {shorten(part)!r}{suggest(part, names)}")
             table = named[0]
         else:
             table = table.setdefault(part, {})
         if not isinstance(table, dict | list):
-            raise RecipeError(f"--set {override}: {'.'.join(parents[: i + 1])} is a value, not a table")
+            raise RecipeError(f"--set {shown}: {shorten('.'.join(parents[: i + 1]))} is a value, not a table")
     if isinstance(table, list):
-        raise RecipeError(f"--set {override}: name a key of the stream, such as {dotted}.truncation")
+        raise RecipeError(f"--set {shown}: name a key of the stream, such as {shorten(dotted)}.truncation")
     table[key] = value
 
 

@@ -1,6 +1,7 @@
 """Random access to the samples of a finished stream, in a folder or in a bucket."""
 
 import hashlib
+import mmap
 import os
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
@@ -55,16 +56,30 @@ class MemberTable:
         }
 
 
+def check_shard(storage: Storage, record: Record) -> None:
+    """Raise FormatError where a shard is missing or its sha256 is not its record's. Reads all of it."""
+    try:
+        digest = storage.sha256(record.path)
+    except FileNotFoundError as error:
+        raise FormatError(f"{storage / record.path}: missing") from error
+    if digest != record.sha256:
+        raise FormatError(f"{storage / record.path}: sha256 differs from its record's")
+
+
 class StreamSamples:
     """Samples of one stream by position: shard after shard, in the order in which they stand in them.
 
     Holes are not counted. The records are read here, indexes and shards at the first sample that lies in them. Objects
     travel to workers, forked or started anew, as they are.
+
+    check: compare each shard with its record before its first sample is read, once for this process and those forked
+    from it; else only `check_shard` does.
     """
 
-    def __init__(self, storage: Storage, entry: StreamEntry) -> None:
+    def __init__(self, storage: Storage, entry: StreamEntry, check: bool = True) -> None:
         self.storage = storage
         self.entry = entry
+        self._check = check
         self.records: Sequence[Record] = [record for record in read_records(storage, entry) if record.samples]
         self.shard_sizes = [record.samples for record in self.records]
         self._ends = list(accumulate(self.shard_sizes))
@@ -92,6 +107,8 @@ class StreamSamples:
         """
         self._reopen_after_fork()
         shard, place = self.locate(position)
+        if self._check:
+            self.check_shard(shard)
         members = self._table(shard).members(place)
         wanted = {name: members[name] for name in extensions if name in members} if extensions else members
         name = self.records[shard].path
@@ -113,15 +130,11 @@ class StreamSamples:
                 raise FormatError(f"{self.storage / record.path}: {found}")
 
     def check_shard(self, shard: int) -> None:
-        """Raise FormatError where the sha256 of a shard differs from its record's. Reads all of it."""
-        self._reopen_after_fork()
-        record = self.records[shard]
-        try:
-            digest = self.storage.sha256(record.path)
-        except FileNotFoundError as error:
-            raise FormatError(f"{self.storage / record.path}: missing") from error
-        if digest != record.sha256:
-            raise FormatError(f"{self.storage / record.path}: sha256 differs from its record's")
+        """Raise FormatError where a shard is not what its record says. Reads all of it, at the first call."""
+        if not self._checked[shard]:
+            self._reopen_after_fork()
+            check_shard(self.storage, self.records[shard])
+            self._checked[shard] = 1
 
     def _fetch(self, name: str, member: Member) -> bytes:
         with self.storage.open(name) as file:
@@ -152,6 +165,8 @@ class StreamSamples:
         self._process = os.getpid()
 
     def _open_caches(self) -> None:
+        # A byte a shard, in memory that forked workers share. Two may check the same shard, which only takes time.
+        self._checked = mmap.mmap(-1, max(1, len(self.records)))
         self._table: Callable[[int], MemberTable] = cache(lambda shard: MemberTable.from_index(self._read_index(shard)))
         self._keys: Callable[[int], list[str]] = lru_cache(CACHED_KEYS)(lambda shard: list(self._read_index(shard)))
         self._descriptor: Callable[[int], _Descriptor] = lru_cache(OPEN_SHARDS)(
@@ -159,7 +174,8 @@ class StreamSamples:
         )
 
     def __getstate__(self) -> dict[str, object]:
-        return {name: value for name, value in vars(self).items() if name not in ("_table", "_keys", "_descriptor")}
+        caches = ("_checked", "_table", "_keys", "_descriptor")
+        return {name: value for name, value in vars(self).items() if name not in caches}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         vars(self).update(state)

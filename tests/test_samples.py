@@ -82,7 +82,8 @@ def test_a_short_read_names_shard_and_sample(copied: Path) -> None:
     last, members = list(load_index(path).items())[-1]
     with open(path, "ab") as file:
         file.truncate(members["png"].offset + 5)
-    samples = open_samples(copied)
+    storage = Storage(copied)
+    samples = StreamSamples(storage, load_manifest(storage).stream("natural"), check=False)
     with pytest.raises(FormatError, match=f"{path}: sample {last}: member .png: 5 of"):
         samples.read(samples.shard_sizes[0] - 1, ["png"])
 
@@ -95,8 +96,19 @@ def test_a_flipped_byte_differs_from_the_record(copied: Path) -> None:
     samples = open_samples(copied)
     samples.check_sizes()
     samples.check_shard(1)
-    with pytest.raises(FormatError, match=f"{path}: sha256 differs"):
-        samples.check_shard(0)
+    for use in (lambda: samples.check_shard(0), lambda: samples.read(0)):
+        with pytest.raises(FormatError, match=f"{path}: sha256 differs"):
+            use()
+
+
+def test_a_shard_is_compared_with_its_record_once(copied: Path) -> None:
+    samples = open_samples(copied)
+    content = samples.read(0)
+    path = first_shard(copied)
+    path.write_bytes(path.read_bytes() + b" ")
+    assert samples.read(0) == content
+    with pytest.raises(FormatError, match="sha256 differs"):
+        open_samples(copied).read(0)
 
 
 def test_a_damaged_or_missing_index_is_named(copied: Path) -> None:

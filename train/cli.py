@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..manifests.console import exit_codes
+from ..manifests.console import LONGEST_MESSAGE, exit_codes
 from ..manifests.errors import UsageError
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ def main() -> None:
         try:
             code = train(standalone_mode=False)
         except click.ClickException as error:
+            if len(error.format_message()) > LONGEST_MESSAGE:
+                raise UsageError(error.format_message()) from error
             error.show()
             sys.exit(error.exit_code)
         except click.Abort as error:

@@ -1,7 +1,6 @@
 """The configuration of a run: a preset (a TOML file that may extend another) with overrides. It holds all that changes
 what is learned; what changes only speed or place is a flag of the command line."""
 
-import tomllib
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -10,9 +9,10 @@ from typing import Annotated, Any, Final, Literal, Self
 import tomli_w
 from pydantic import Field, ValidationError, model_validator
 
-from ..manifests.errors import UsageError
+from ..manifests.errors import UsageError, shorten
 from ..manifests.recipe import suggest
 from ..manifests.sources.stream import Name, Table
+from ..manifests.toml import parse_toml
 from .streams import Term
 
 # The terms of equation 1, in the order of its images in the batch.
@@ -169,7 +169,7 @@ def load_configuration(name_or_path: str = DEFAULT_PRESET, overrides: Sequence[s
     try:
         return Configuration.model_validate(tree)
     except ValidationError as error:
-        raise UsageError(f"preset {name_or_path}: {_explain(error, tree)}") from error
+        raise UsageError(f"preset {shorten(name_or_path)}: {_explain(error, tree)}") from error
 
 
 def _read_tree(name_or_path: str, seen: list[str]) -> dict[str, Any]:
@@ -183,20 +183,20 @@ def _read_tree(name_or_path: str, seen: list[str]) -> dict[str, Any]:
         try:
             text = path.read_text("utf-8")
         except UnicodeDecodeError as error:
-            raise UsageError(f"{name_or_path}: not UTF-8: {error}") from error
+            raise UsageError(f"{shorten(name_or_path)}: not UTF-8: {error}") from error
     elif path.suffix == ".toml" or "/" in name_or_path:
-        raise UsageError(f"{name_or_path}: no such preset file")
+        raise UsageError(f"{shorten(name_or_path)}: no such preset file")
     else:
-        raise UsageError(f"no preset {name_or_path!r}{suggest(name_or_path, list(shipped))}")
+        raise UsageError(f"no preset {shorten(name_or_path)!r}{suggest(name_or_path, list(shipped))}")
     try:
-        tree = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{name_or_path}: not TOML: {error}") from error
+        tree = parse_toml(text)
+    except ValueError as error:
+        raise UsageError(f"{shorten(name_or_path)}: not TOML: {shorten(str(error))}") from error
     extended = tree.pop("extends", None)
     if extended is None:
         return tree
     if not isinstance(extended, str):
-        raise UsageError(f"{name_or_path}: extends = {extended!r}: expected the name of a preset")
+        raise UsageError(f"{shorten(name_or_path)}: extends = {shorten(repr(extended))}: expected the name of a preset")
     beside = path.parent / extended
     return _merge(_read_tree(str(beside) if beside.is_file() else extended, [*seen, name_or_path]), tree)
 
@@ -227,10 +227,10 @@ def _expand(tree: dict[str, Any]) -> dict[str, Any]:
 def _override(tree: dict[str, Any], override: str) -> None:
     dotted, separator, text = override.partition("=")
     if not separator:
-        raise UsageError(f"--set {override}: expected KEY=VALUE, such as lr=0.01 or stages.NAME.lr=0.01")
+        raise UsageError(f"--set {shorten(override)}: expected KEY=VALUE, such as lr=0.01 or stages.NAME.lr=0.01")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        value = parse_toml(f"value = {text}")["value"]
+    except ValueError:
         value = text  # a bare word is a string, as on any command line
     path = dotted.strip().split(".")
     if path[0] in Stage.model_fields:
@@ -240,7 +240,7 @@ def _override(tree: dict[str, Any], override: str) -> None:
     elif path[0] == "stages" and len(path) > 2:
         names = [stage.get("name", "train") for stage in tree["stages"]]
         if path[1] not in names:
-            raise UsageError(f"--set {override}: no stage {path[1]!r}{suggest(path[1], names)}")
+            raise UsageError(f"--set {shorten(override)}: no stage {shorten(path[1])!r}{suggest(path[1], names)}")
         tables, path = [tree["stages"][names.index(path[1])]], path[2:]
     else:
         tables = [tree]
@@ -257,7 +257,7 @@ def _set(table: dict[str, Any], path: Sequence[str], value: Any, override: str) 
         table[part] = dict(table[part]) if isinstance(table.get(part), dict) else table.get(part, {})
         table = table[part]
         if not isinstance(table, dict):
-            raise UsageError(f"--set {override}: {part} is a value, not a table")
+            raise UsageError(f"--set {shorten(override)}: {shorten(part)} is a value, not a table")
     table[key] = value
 
 
@@ -268,15 +268,15 @@ def _explain(error: ValidationError, tree: dict[str, Any]) -> str:
     in_stage = len(location) > 1 and location[0] == "stages" and isinstance(location[1], int)
     if in_stage:
         location[1] = tree["stages"][location[1]].get("name", "train")
-    where = ".".join(map(str, location))
+    where = shorten(".".join(map(str, location)))
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
         known = [*Stage.model_fields] if in_stage else [*Configuration.model_fields, *Stage.model_fields]
         return f"unknown key {where!r}{suggest(str(location[-1]), sorted(known))}{more}"
     if first["type"] == "missing":
         return f"key {where!r} is missing{more}"
-    found = f" = {first['input']!r}" if isinstance(first["input"], (str, int, float, bool)) else ""
-    message = first["msg"].removeprefix("Value error, ")
+    found = f" = {shorten(repr(first['input']))}" if isinstance(first["input"], (str, int, float, bool)) else ""
+    message = shorten(first["msg"].removeprefix("Value error, "), 400)
     return f"{where}{found}: {message}{more}" if where else f"{message}{more}"
 
 

@@ -3,12 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ..errors import FormatError, shorten
 from ..randomness import Permutation
 
 if TYPE_CHECKING:
@@ -24,6 +25,17 @@ class Table(BaseModel):
     """A table of the recipe: unknown keys and values of another type are refused, and it never changes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    @classmethod
+    def from_json(cls, content: bytes, location: str) -> Self:
+        """Read a file's content. Raises FormatError that begins with its location."""
+        try:
+            return cls.model_validate_json(content)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            message = f"{where}: {first['msg']}" if where else first["msg"]
+            raise FormatError(f"{location}: damaged: {shorten(message, 400)}") from error
 
 
 @dataclass(frozen=True)

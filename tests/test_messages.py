@@ -1,0 +1,92 @@
+"""What commands say when they fail: one line, bounded, whatever was wrong."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from genint.manifests.console import LONGEST_MESSAGE, exit_codes
+from genint.manifests.errors import FormatError, RecipeError, UsageError, shorten
+from genint.manifests.recipe import load_recipe
+from genint.manifests.toml import parse_toml
+from genint.train.configuration import load_configuration
+
+MILLION = "x" * 1_000_000
+NESTED = "[" * 2000 + "]" * 2000
+
+
+def test_long_values_are_shown_with_both_ends() -> None:
+    assert shorten("short") == "short"
+    text = shorten(f"begin{MILLION}end")
+    assert text.startswith("begin") and text.endswith("end") and "(1,000,008 characters)" in text and len(text) < 160
+    assert shorten("two\nlines") == "two lines"
+
+
+def test_messages_are_cut_and_keep_the_remedy_at_their_end(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ending, exit_codes():
+        raise FormatError(f"{MILLION}; to resume: do this")
+    assert ending.value.code == 1
+    line = capsys.readouterr().err
+    assert len(line) < LONGEST_MESSAGE + 100
+    assert line.endswith("; to resume: do this\n")
+
+
+def test_a_lack_of_memory_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit), exit_codes():
+        raise MemoryError("Unable to allocate 3 TiB")
+    assert capsys.readouterr().err == "error: out of memory: Unable to allocate 3 TiB\n"
+
+
+def import_interrupted() -> None:
+    try:
+        signal.raise_signal(signal.SIGINT)
+    except KeyboardInterrupt as error:
+        raise ImportError("numpy: interrupted") from error
+
+
+def test_an_interrupt_that_an_import_turned_into_another_error_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[int] = []
+
+    def end(code: int) -> None:
+        ended.append(code)
+        raise SystemExit(code)
+
+    monkeypatch.setattr(os, "_exit", end)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(SystemExit), exit_codes():
+            import_interrupted()
+        assert ended == [130]
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize(
+    "text", ["x = " + "9" * 5000, "x = 0x" + "f" * 20_000, "x = 9223372036854775808", f"x = {NESTED}"]
+)
+def test_numbers_and_tables_beyond_toml_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"digits|bits|nested"):
+        parse_toml(text)
+
+
+@pytest.mark.parametrize(
+    "value", ["9" * 5000, "0x" + "f" * 20_000, NESTED, MILLION, f'"{MILLION}"', f'{{a = "{MILLION}"}}']
+)
+def test_recipes_and_presets_refuse_hostile_values_in_short(value: str, tmp_path: Path) -> None:
+    path = tmp_path / "file.toml"
+    path.write_text(f"name = 'x'\nseed = {value}\nextends = {value}\n")
+    refusals = (
+        (RecipeError, lambda: load_recipe("mini", [f"seed={value}"])),
+        (RecipeError, lambda: load_recipe("mini", [f"{value}=1"])),
+        (RecipeError, lambda: load_recipe(str(path))),
+        (RecipeError, lambda: load_recipe(f"{value}.toml/")),
+        (UsageError, lambda: load_configuration("mini-erm", [f"seed={value}"])),
+        (UsageError, lambda: load_configuration("mini-erm", [f"stages.train.lr={value}"])),
+        (UsageError, lambda: load_configuration("mini-erm", [f"{value}=1"])),
+        (UsageError, lambda: load_configuration(str(path))),
+    )
+    for kind, load in refusals:
+        with pytest.raises((kind, OSError)) as refused:
+            load()
+        assert refused.type is not kind or len(str(refused.value)) < LONGEST_MESSAGE
