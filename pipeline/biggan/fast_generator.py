@@ -79,21 +79,19 @@ class FastGenerator:
     conv_to_rgb: Tensor  # [3, channel_width, 3, 3]
     conv_to_rgb_bias: Tensor
 
-    def __call__(self, latents: Tensor, class_labels: Tensor) -> Tensor:
+    def __call__(self, latents: Tensor, classes: Tensor) -> Tensor:
         """Images [N, 3, H, W] float32 in [-1, 1] of final latents [N, z_dim], that is, already truncated and moved.
 
-        class_labels: [N] int64.
+        classes: labels [N] int64, or class vectors [N, num_classes] float, between which one may interpolate.
         """
-        latents, class_labels = self._checked(latents, class_labels)
+        latents, classes = self._checked(latents, classes)
         size = self.config.output_dim
         images = torch.empty(len(latents), 3, size, size, device=self.device, memory_format=torch.channels_last)
         with torch.inference_mode(), repeatable_kernels():
             for start in range(0, len(latents), self.batch_size):
                 members = slice(start, start + self.batch_size)
-                batch_latents, batch_labels = latents[members], class_labels[members]
-                count = len(batch_latents)
-                padding = self.batch_size - count
-                batch = self._forward(F.pad(batch_latents, (0, 0, 0, padding)), F.pad(batch_labels, (0, padding)))
+                count = len(latents[members])
+                batch = self._forward(*(pad_rows(rows[members], self.batch_size) for rows in (latents, classes)))
                 images[members] = batch[:count]
         return images
 
@@ -104,23 +102,15 @@ class FastGenerator:
         pixels = images.nan_to_num_(nan=-1.0).add_(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
         return pixels.permute(0, 2, 3, 1).cpu().numpy(), finite.cpu().numpy()
 
-    def _checked(self, latents: Tensor, class_labels: Tensor) -> tuple[Tensor, Tensor]:
+    def _checked(self, latents: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         """The arguments on the generator's device, or a UsageError."""
         config = self.config
-        if latents.shape != (len(class_labels), config.z_dim) or class_labels.dim() != 1:
-            raise UsageError(
-                f"latents of shape {list(latents.shape)} and class labels of shape {list(class_labels.shape)}: "
-                f"this generator takes [N, {config.z_dim}] and [N]"
-            )
-        strangers = class_labels[(class_labels < 0) | (class_labels >= config.num_classes)]
-        if len(strangers):
-            raise UsageError(
-                f"class label {int(strangers[0])}: this generator has classes 0 to {config.num_classes - 1}"
-            )
-        return latents.to(self.device, torch.float32), class_labels.to(self.device)
+        classes = check_classes(latents, classes, config.z_dim, config.num_classes)
+        return latents.to(self.device, torch.float32), classes.to(self.device)
 
-    def _forward(self, latents: Tensor, class_labels: Tensor) -> Tensor:
-        condition = torch.cat([latents, self.embedding[class_labels]], dim=1)
+    def _forward(self, latents: Tensor, classes: Tensor) -> Tensor:
+        embedded = self.embedding[classes] if classes.dim() == 1 else classes @ self.embedding
+        condition = torch.cat([latents, embedded], dim=1)
         modulation = torch.addmm(self.modulation_bias, condition, self.modulation).to(self.dtype)
         modulations = iter(torch.split(modulation[:, None, None, :], self.modulation_widths, dim=-1))
         x = torch.addmm(self.gen_z_bias, condition, self.gen_z).to(self.dtype).view(len(condition), 4, 4, -1)
@@ -129,6 +119,27 @@ class FastGenerator:
         x = _affine_relu_(x, self.last_scale, self.last_shift)
         rgb = F.conv2d(_channels_first(x), self.conv_to_rgb, self.conv_to_rgb_bias, padding=1)
         return rgb.float().tanh_()
+
+
+def pad_rows(rows: Tensor, count: int) -> Tensor:
+    """Rows [N, ...] followed by zeros, [count, ...]."""
+    return F.pad(rows, (*(0, 0) * (rows.dim() - 1), 0, count - len(rows)))
+
+
+def check_classes(latents: Tensor, classes: Tensor, z_dim: int, num_classes: int) -> Tensor:
+    """Labels [N], or class vectors [N, num_classes] as float32, that fit latents [N, z_dim]; or a UsageError."""
+    count = classes.shape[:1]
+    if latents.shape != (*count, z_dim) or classes.shape not in (count, (*count, num_classes)):
+        raise UsageError(
+            f"latents of shape {list(latents.shape)} and class labels of shape {list(classes.shape)}: "
+            f"this generator takes [N, {z_dim}] and [N], or class vectors [N, {num_classes}]"
+        )
+    if classes.dim() == 2:
+        return classes.float()
+    strangers = classes[(classes < 0) | (classes >= num_classes)]
+    if len(strangers):
+        raise UsageError(f"class label {int(strangers[0])}: this generator has classes 0 to {num_classes - 1}")
+    return classes
 
 
 def fold(

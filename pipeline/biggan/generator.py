@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from ...manifests.errors import FormatError, GenintError, UsageError
-from ..networks.weights import load_weights
+from ..networks.weights import fit_weights, load_weights
 
 # A layer is (upsample, input channels, output channels), channels in units of channel_width.
 _FIRST_LAYERS = [(False, 16, 16), (True, 16, 16), (False, 16, 16), (True, 16, 8), (False, 8, 8)]
@@ -53,8 +53,6 @@ PUBLISHED_CONFIGS: Mapping[str, BigGANConfig] = MappingProxyType(
     }
 )
 
-_MAX_NAMED_KEYS = 3
-
 
 @dataclass(frozen=True)
 class LoadedGenerator:
@@ -76,9 +74,10 @@ def load_generator(name_or_folder: str | Path, cache_dir: Path | None = None) ->
     without network. A Path is always a folder, and so is a string that is not a published name.
     """
     config_path, weights_path = _generator_files(name_or_folder, cache_dir)
-    config, class_names, config_sha256 = _load_config(config_path)
+    config, class_names, config_sha256 = load_config(config_path)
     model = BigGAN(config)
-    weights_sha256 = _load_weights(model, weights_path)
+    weights, weights_sha256 = load_weights(weights_path)
+    fit_weights(model, weights, f"{weights_path}: weights do not fit the configuration beside them")
     return LoadedGenerator(model.eval().requires_grad_(False), config_sha256, weights_sha256, class_names)
 
 
@@ -141,7 +140,7 @@ def _download(url: str, cache_dir: Path) -> Path:
     return Path(cached_path(url, cache_dir=cache_dir))
 
 
-def _load_config(path: Path) -> tuple[BigGANConfig, tuple[str, ...] | None, str]:
+def load_config(path: Path) -> tuple[BigGANConfig, tuple[str, ...] | None, str]:
     """A checked configuration, the class names beside it, and the sha256 of the file."""
     content = path.read_bytes()
     try:
@@ -204,34 +203,6 @@ def _config_problem(config: BigGANConfig) -> str | None:
     if config.channel_width < 8:
         return f"channel_width is {config.channel_width}; 8 is the least"  # attention has an eighth of the channels
     return None
-
-
-def _load_weights(model: BigGAN, path: Path) -> str:
-    """Fill `model` from a state dict that must fit exactly; return the sha256 of the bytes read."""
-    weights, sha256 = load_weights(path)
-    expected = model.state_dict()
-    misfits = {
-        "missing": sorted(expected.keys() - weights.keys()),
-        "unexpected": sorted(map(str, weights.keys() - expected.keys())),
-        "of another shape": [
-            f"{name} {_shape(weights[name])} instead of {_shape(tensor)}"
-            for name, tensor in expected.items()
-            if name in weights and _shape(weights[name]) != _shape(tensor)
-        ],
-    }
-    problems = [f"{len(names)} {kind} ({_some(names)})" for kind, names in misfits.items() if names]
-    if problems:
-        raise FormatError(f"{path}: weights do not fit the configuration beside them: {'; '.join(problems)}")
-    model.load_state_dict(weights)
-    return sha256
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:_MAX_NAMED_KEYS]) + (", ..." if len(names) > _MAX_NAMED_KEYS else "")
-
-
-def _shape(value: object) -> list[int] | str:
-    return list(value.shape) if isinstance(value, Tensor) else type(value).__name__
 
 
 def _iterate_spectral_norm(module: Any, iterations: int = 5) -> None:

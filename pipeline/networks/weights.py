@@ -3,10 +3,12 @@
 import hashlib
 import pickle
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from ...manifests.errors import FormatError
 
@@ -22,6 +24,10 @@ _DAMAGED_FILE_ERRORS = (
     TypeError,
     struct.error,
 )
+
+_MAX_NAMED_KEYS = 3
+# Counts batches for a momentum that nobody uses; old files lack it.
+_OPTIONAL = "num_batches_tracked"
 
 
 def load_weights(path: Path) -> tuple[dict[str, Any], str]:
@@ -42,6 +48,32 @@ def load_weights(path: Path) -> tuple[dict[str, Any], str]:
     if not isinstance(weights, dict):
         raise FormatError(f"{path}: holds a {type(weights).__name__}, expected a dictionary of tensors")
     return weights, sha256
+
+
+def fit_weights(model: nn.Module, weights: Mapping[str, Any], complaint: str) -> None:
+    """Fill `model` from a state dict that must fit exactly. Raises FormatError, the complaint and what does not fit."""
+    expected = model.state_dict()
+    misfits = {
+        "missing": sorted(name for name in expected.keys() - weights.keys() if not name.endswith(_OPTIONAL)),
+        "unexpected": sorted(map(str, weights.keys() - expected.keys())),
+        "of another shape": [
+            f"{name} {_shape(weights[name])} instead of {_shape(tensor)}"
+            for name, tensor in expected.items()
+            if name in weights and _shape(weights[name]) != _shape(tensor)
+        ],
+    }
+    problems = [f"{len(names)} {kind} ({_some(names)})" for kind, names in misfits.items() if names]
+    if problems:
+        raise FormatError(f"{complaint}: {'; '.join(problems)}")
+    model.load_state_dict(weights, strict=False)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:_MAX_NAMED_KEYS]) + (", ..." if len(names) > _MAX_NAMED_KEYS else "")
+
+
+def _shape(value: object) -> list[int] | str:
+    return list(value.shape) if isinstance(value, Tensor) else type(value).__name__
 
 
 def cache_folder() -> Path:
