@@ -101,8 +101,8 @@ class Recipe(Table):
         return kinds
 
     def listed_inputs(self) -> list[str]:
-        """Names of the inputs that are folders of images: the dataset keeps a list of their files."""
-        return [name for name, kind in self.inputs().items() if kind in ("class folders", "images")]
+        """Names of the inputs that are pictures: the dataset keeps a list of them."""
+        return [name for name, kind in self.inputs().items() if kind in ("class folders", "images", "digits")]
 
     def flatten(self) -> dict[str, Any]:
         """Every key with its value, streams by name: `streams.interventional.truncation`. Defaults are spelled out."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .digits import list_digits
 from .errors import FormatError, GenintError, UsageError
 from .inputs import IMAGE_EXTENSIONS, Listing, Tar, list_images, list_pictures
 from .manifest import MANIFEST, load_manifest
@@ -43,6 +44,8 @@ def list_input(kind: InputKind, root: str, name: str, former: Listing | None = N
     """
     if "://" in root or root.startswith("pipe:"):
         raise UsageError(f"--input {name}={root}: commands and URLs are refused; expected a folder or a tar here")
+    if kind == "digits":
+        return list_digits(root, name)
     tars = find_tars(root, name)
     if not tars:
         return list_images(root, name) if kind == "class folders" else list_pictures(root, name)

@@ -97,7 +97,7 @@ def test_white_stays_white():
 
 
 def test_objects_are_those_of_fashion_mnist(shared_data):
-    from genint.pipeline.mini.pack_objects import read_idx
+    from genint.manifests.digits import read_idx
 
     images = read_idx(shared_data / "fashion-mnist" / "t10k-images-idx3-ubyte.gz")
     known = {image.tobytes() for image in images}

@@ -9,10 +9,19 @@ from pydantic import Field
 
 from .generated import InterventionalStream, ObservationalStream
 from .mini_world import MiniWorldStream
+from .mnist import ColoredMnistStream, DoubleColoredMnistStream, WildlifeMnistStream
 from .natural import NaturalStream
 from .transfer import StylizedStream, TransferStream
 
 AnyStream = Annotated[
-    NaturalStream | MiniWorldStream | ObservationalStream | InterventionalStream | TransferStream | StylizedStream,
+    NaturalStream
+    | MiniWorldStream
+    | ColoredMnistStream
+    | DoubleColoredMnistStream
+    | WildlifeMnistStream
+    | ObservationalStream
+    | InterventionalStream
+    | TransferStream
+    | StylizedStream,
     Field(discriminator="source"),
 ]

@@ -16,6 +16,7 @@ class MiniWorldStream(Stream):
     """Pictures of one slice of the shipped objects, composed under a confounding strength of one's choice."""
 
     role: ClassVar[Role] = "natural"
+    has_masks: ClassVar[bool] = True
 
     source: Literal["mini-world"]
     objects: Literal["train", "validation", "test"] = Field(description="Slice of the shipped objects.")

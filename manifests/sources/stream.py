@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..inputs import Listing
 
 Role = Literal["natural", "generated", "transferred"]
-InputKind = Literal["class folders", "images", "weights", "directions"]
+InputKind = Literal["class folders", "images", "digits", "weights", "directions"]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$", max_length=64)]
 
 
@@ -83,6 +83,7 @@ class Stream(Table):
     role: ClassVar[Role]
     uses_generator: ClassVar[bool] = False
     uses_directions: ClassVar[bool] = False
+    has_masks: ClassVar[bool] = False  # its samples have the object's mask as `mask.png`
 
     source: str
     name: Name = Field(description="Folder and key prefix of the stream.")

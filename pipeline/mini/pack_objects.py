@@ -1,22 +1,15 @@
 """Cut the shipped objects out of Fashion-MNIST: `python -m genint.pipeline.mini.pack_objects FASHION_MNIST OUT.npz`."""
 
-import gzip
 import sys
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ...manifests.digits import read_idx
 from ...manifests.randomness import Permutation
 
 TRAIN, VALIDATION, TEST = 12_000, 1_000, 2_000
-
-
-def read_idx(path: Path) -> NDArray[np.uint8]:
-    """Read one of the four gzipped idx files of MNIST and its kin."""
-    data = gzip.decompress(path.read_bytes())
-    shape = [int.from_bytes(data[4 + 4 * i : 8 + 4 * i], "big") for i in range(data[3])]
-    return np.frombuffer(data, np.uint8, offset=4 + 4 * data[3]).reshape(shape)
 
 
 def pack_objects(folder: Path, out: Path) -> None:

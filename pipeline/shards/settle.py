@@ -22,6 +22,7 @@ from ...manifests.storage import Storage
 from ...manifests.tar_inputs import list_input
 from ..biggan.directions import exact_directions, sampled_directions
 from ..biggan.generator import PUBLISHED_CONFIGS, LoadedGenerator, load_generator, make_random_generator
+from ..sources import CHECKS
 from ..style.network_files import find_network_file, network_place
 
 LOCK = f"{RECORDS}/driver.lock"
@@ -79,7 +80,7 @@ def gather(
     for name, kind in recipe.inputs().items():
         if name not in bound and kind != "weights":
             raise UsageError(f"recipe {recipe.name!r} reads input {name!r}: give it with --input {name}=PATH")
-        if kind in ("class folders", "images"):
+        if name in recipe.listed_inputs():
             listings[name] = list_input(kind, bound[name], name, _former_list(storage, name))
 
     location: str | None = None
@@ -103,7 +104,11 @@ def gather(
     for stream in recipe.streams:
         stream.check(everything)
     networks = find_networks(recipe, bound, known_only=timing_only)
-    return Ingredients(recipe, location, generator, everything, networks, untrained)
+    ingredients = Ingredients(recipe, location, generator, everything, networks, untrained)
+    for stream in recipe.streams:
+        if stream.source in CHECKS:
+            CHECKS[stream.source](stream, everything, ingredients.roots)
+    return ingredients
 
 
 def _former_list(storage: Storage | None, name: str) -> Listing | None:

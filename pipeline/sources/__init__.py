@@ -3,9 +3,10 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ...manifests.sources.stream import Sample
+from ...manifests.sources.stream import Facts, Sample
 from .generated import render_generated
 from .mini_world import compose_mini_world
+from .mnist import check_textures, draw_mnist
 from .natural import repack_natural
 from .rendering import RenderContext, Rendered
 from .transfer import optimisation_flop, render_transferred
@@ -15,11 +16,18 @@ Renderer = Callable[[RenderContext, Any, Sequence[Sample]], Iterator[Rendered]]
 RENDERERS: dict[str, Renderer] = {
     "natural": repack_natural,
     "mini-world": compose_mini_world,
+    "colored-mnist": draw_mnist,
+    "double-colored-mnist": draw_mnist,
+    "wildlife-mnist": draw_mnist,
     "observational": render_generated,
     "interventional": render_generated,
     "transfer": render_transferred,
     "stylized": render_transferred,
 }
+
+# Of sources whose inputs can be looked into before work starts; by stream, facts and the inputs' places. Each raises
+# UsageError for what would fail every shard; inputs that are not at hand (--dry-run) have no place.
+CHECKS: dict[str, Callable[[Any, Facts, Mapping[str, str]], None]] = {"wildlife-mnist": check_textures}
 
 # FLOP a sample, of sources that can take days on the wrong device; by stream and the inputs' places.
 WORK: dict[str, Callable[[Any, Mapping[str, str]], float]] = {"transfer": optimisation_flop}
