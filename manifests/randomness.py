@@ -11,7 +11,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-WORD_BITS = 64
+# Of `random_rows`, which are made that many at a time: more leave the processor's cache.
+_BLOCKS_IN_CACHE = 1 << 14
 
 
 def name_key(name: str) -> int:
@@ -29,6 +30,23 @@ def random_words(seed: int, name: str, *counter: int, count: int) -> NDArray[np.
     return np.asarray(bits.random_raw(count), np.uint64)
 
 
+def random_rows(seed: int, name: str, *counters: NDArray[np.int64] | int, count: int) -> NDArray[np.uint64]:
+    """`random_words` of many counters at once, [N, count]: counters are arrays [N], or numbers that all rows share."""
+    numbers = [np.atleast_1d(np.asarray(counter, np.uint64)) for counter in (*counters, *[0] * (3 - len(counters)))]
+    rows = np.stack(np.broadcast_arrays(*numbers))
+    key = seed, name_key(name)
+    blocks = -(-count // 4)
+    words = np.empty((rows.shape[1], blocks, 4), np.uint64)
+    # numpy's Philox counts up before its first block.
+    lowest = np.arange(1, blocks + 1, dtype=np.uint64)[None]
+    step = max(1, _BLOCKS_IN_CACHE // blocks)
+    for start in range(0, len(words), step):
+        part = slice(start, start + step)
+        for word, column in enumerate(_philox(key, [lowest, *rows[:, part, None]])):
+            words[part, :, word] = column
+    return words.reshape(len(words), 4 * blocks)[:, :count]
+
+
 def uniform(words: NDArray[np.uint64]) -> NDArray[np.float64]:
     """Words to the open interval (0, 1): 52 bits, offset by half a step so that neither end occurs.
 
@@ -37,10 +55,9 @@ def uniform(words: NDArray[np.uint64]) -> NDArray[np.float64]:
     return ((words >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
 
 
-def integers_below(bound: int, words: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Words to integers in [0, bound), exact on any machine; bias below bound / 2**32."""
-    high = words >> np.uint64(32)
-    return ((high * np.uint64(bound)) >> np.uint64(32)).astype(np.int64)
+def integers_below(bound: int | NDArray[np.int64], words: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Words to integers in [0, bound), exact on any machine; bias below bound / 2**32. Each word may have its bound."""
+    return (((words >> _HALF) * np.asarray(bound, np.uint64)) >> _HALF).astype(np.int64)
 
 
 def normal_quantile(p: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -48,11 +65,14 @@ def normal_quantile(p: NDArray[np.float64]) -> NDArray[np.float64]:
     q = p - 0.5
     central = np.abs(q) <= 0.425
     r = np.where(central, 0.180625 - q * q, 1.0)
-    middle = q * _ratio(r, _CENTRAL_NUMERATOR, _CENTRAL_DENOMINATOR)
-    tail = np.sqrt(-np.log(np.where(central, 0.5, np.minimum(p, 1.0 - p))))
+    quantiles: NDArray[np.float64] = q * _ratio(r, _CENTRAL_NUMERATOR, _CENTRAL_DENOMINATOR)
+    # Three of twenty draws lie further out.
+    outer = ~central
+    tail = np.sqrt(-np.log(np.minimum(p[outer], 1.0 - p[outer])))
     near = _ratio(tail - 1.6, _NEAR_NUMERATOR, _NEAR_DENOMINATOR)
     far = _ratio(tail - 5.0, _FAR_NUMERATOR, _FAR_DENOMINATOR)
-    return np.where(central, middle, np.sign(q) * np.where(tail <= 5.0, near, far))
+    quantiles[outer] = np.sign(q[outer]) * np.where(tail <= 5.0, near, far)
+    return quantiles
 
 
 def normal(words: NDArray[np.uint64]) -> NDArray[np.float64]:
@@ -67,12 +87,14 @@ def truncated_normal(words: NDArray[np.uint64], bound: float) -> NDArray[np.floa
 
 
 def draw_without_replacement(population: int, words: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """len(words) different integers in [0, population), in draw order (partial Fisher-Yates)."""
-    pool = np.arange(population)
-    for i in range(len(words)):
-        j = i + int(integers_below(population - i, words[i : i + 1])[0])
-        pool[i], pool[j] = pool[j], pool[i]
-    return pool[: len(words)]
+    """Words [n] to n different integers in [0, population), in draw order (partial Fisher-Yates); or rows [N, n]."""
+    drawn = np.arange(words.shape[-1])
+    places = (drawn + integers_below(population - drawn, words)).reshape(-1, len(drawn))
+    pool = np.tile(np.arange(population), (len(places), 1))
+    rows = np.arange(len(places))
+    for i, j in enumerate(places.T):
+        pool[rows, j], pool[:, i] = pool[:, i].copy(), pool[rows, j]
+    return pool[:, : len(drawn)].reshape(words.shape)
 
 
 class Permutation:
@@ -122,6 +144,29 @@ def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
+
+
+def _philox(key: tuple[int, int], counter: list[NDArray[np.uint64]]) -> list[NDArray[np.uint64]]:
+    """Philox-4x64-10 (Salmon et al. 2011) of counters given as four arrays, lowest word first, that broadcast."""
+    for turn in range(10):
+        key_0, key_1 = (np.uint64((k + turn * weyl) % 2**64) for k, weyl in zip(key, _PHILOX_WEYL, strict=True))
+        high_0, high_1 = (_high_product(m, counter[i]) for m, i in zip(_PHILOX_MULTIPLIERS, (0, 2), strict=True))
+        low_0, low_1 = (m * counter[i] for m, i in zip(_PHILOX_MULTIPLIERS, (0, 2), strict=True))
+        counter = [high_1 ^ counter[1] ^ key_0, low_1, high_0 ^ counter[3] ^ key_1, low_0]
+    return counter
+
+
+def _high_product(a: np.uint64, b: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The upper 64 of the 128 bits of a * b, from products of halves."""
+    a_high, a_low, b_high, b_low = a >> _HALF, a & _LOW, b >> _HALF, b & _LOW
+    middle = a_high * b_low + (a_low * b_low >> _HALF)
+    high: NDArray[np.uint64] = a_high * b_high + (middle >> _HALF) + (a_low * b_high + (middle & _LOW) >> _HALF)
+    return high
+
+
+_HALF, _LOW = np.uint64(32), np.uint64(0xFFFFFFFF)
+_PHILOX_MULTIPLIERS = np.uint64(0xD2E7470EE14C6C93), np.uint64(0xCA5A826395121157)
+_PHILOX_WEYL = 0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B
 
 
 def _ratio(x: NDArray[np.float64], numerator: list[float], denominator: list[float]) -> NDArray[np.float64]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .randomness import normal, random_words
+from .randomness import normal, random_rows, random_words
 
 CLASSES = (
     "t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle-boot",
@@ -66,8 +66,7 @@ def draw_nuisances(
     object under another confounding strength keeps its noise.
     """
     count = len(NUISANCES)
-    words = [random_words(WORLD_SEED, name, int(i), count=count) for i in identity]
-    noise = normal(np.array(words, np.uint64).reshape(-1, count))
+    noise = normal(random_rows(WORLD_SEED, name, identity, count=count))
     a = np.array([background_confounding if n.group == "background" else pose_confounding for n in NUISANCES])
     sd = np.array([n.sd for n in NUISANCES])
     nuisances: NDArray[np.float64] = sd * (a * class_means()[class_labels] + np.sqrt(1.0 - a * a) * noise)

@@ -5,6 +5,7 @@ from genint.manifests.randomness import (
     draw_without_replacement,
     integers_below,
     normal_quantile,
+    random_rows,
     random_words,
     truncated_normal,
     uniform,
@@ -23,6 +24,21 @@ def test_every_part_of_the_key_matters():
     keys = [(1, "a", 0, 0), (2, "a", 0, 0), (1, "b", 0, 0), (1, "a", 1, 0), (1, "a", 0, 1)]
     first = {int(random_words(seed, name, i, j, count=1)[0]) for seed, name, i, j in keys}
     assert len(first) == len(keys)
+
+
+@pytest.mark.parametrize("count", [1, 4, 10, 129])
+def test_rows_of_words_are_those_of_each_counter_alone(count):
+    first, second = np.array([0, 3, 2**40, 2**63 - 1]), np.array([7, 0, 5, 2**63 - 1])
+    alone = [random_words(2**63 - 1, "a", int(i), int(j), 1, count=count) for i, j in zip(first, second, strict=True)]
+    assert np.array_equal(random_rows(2**63 - 1, "a", first, second, 1, count=count), alone)
+    assert random_rows(1, "a", first[:0], second[:0], count=count).shape == (0, count)
+
+
+def test_rows_that_fill_the_cache_many_times_are_the_same_rows():
+    counters = np.arange(40_000)
+    rows = random_rows(1, "a", counters, count=5)
+    for i in (0, 8191, 8192, 39_999):
+        assert np.array_equal(rows[i], random_words(1, "a", i, count=5))
 
 
 def test_normal_quantile_agrees_with_scipy_to_1e_12():
@@ -54,6 +70,18 @@ def test_draws_without_replacement_are_different_and_uniform():
 def test_a_longer_draw_only_appends():
     words = random_words(0, "test", count=5)
     assert list(draw_without_replacement(9, words[:3])) == list(draw_without_replacement(9, words))[:3]
+
+
+def test_rows_are_drawn_without_replacement_as_each_alone():
+    words = random_rows(0, "test", np.arange(50), count=6)
+    assert np.array_equal(draw_without_replacement(6, words), [draw_without_replacement(6, row) for row in words])
+
+
+def test_integers_may_each_have_a_bound_of_their_own():
+    words = random_words(0, "test", count=3)
+    bounds = np.array([5, 1000, 2**31])
+    alone = [int(integers_below(int(bound), words[i : i + 1])[0]) for i, bound in enumerate(bounds)]
+    assert integers_below(bounds, words).tolist() == alone
 
 
 def test_integers_below_a_bound_cover_it():

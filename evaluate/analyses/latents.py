@@ -43,8 +43,8 @@ def final_coordinates(
 def latent_groups(dataset: Dataset, stream: str, sample_indices: NDArray[np.int64]) -> NDArray[np.int64]:
     """A number [N] for each sample's latent before intervention: images of one latent share it."""
     entry = generated_stream(dataset, stream)
-    places = [entry.locate(dataset.facts, int(index)) for index in sample_indices]
-    return np.array([label * entry.latents_per_class + latent for label, latent, _ in places], np.int64)
+    labels, latents, _ = entry.locate(dataset.facts, sample_indices)
+    return labels * entry.latents_per_class + latents
 
 
 def read_intervention(dataset: Dataset, stream: str) -> tuple[float, int, float, str]:

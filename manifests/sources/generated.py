@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, field
 
 from ..directions import intervene
 from ..errors import RecipeError, UsageError
-from ..randomness import draw_without_replacement, random_words, truncated_normal, uniform
+from ..randomness import draw_without_replacement, random_rows, truncated_normal, uniform
 from ..step_ranges import RELEASED, RELEASED_51_SYMMETRIC, step_ranges
 from .stream import Facts, Role, Sample, Stream
 
@@ -70,29 +70,26 @@ class GeneratedStream(Stream):
         return 1
 
     def count(self, facts: Facts) -> int:
-        return len(self.class_labels(facts)) * self.latents_per_class * self.per_latent()
+        classes = len(self.class_names(facts)) if self.classes is None else len(self.classes)
+        return classes * self.latents_per_class * self.per_latent()
 
     def class_ranges(self, facts: Facts) -> Sequence[range]:
         size = self.latents_per_class * self.per_latent()
         return [range(start, start + size) for start in range(0, self.count(facts), size)]
 
-    def locate(self, facts: Facts, index: int) -> tuple[int, int, int]:
-        """Class label, latent index and rank within the latent of a sample index."""
-        latent, rank = divmod(index, self.per_latent())
-        position, latent_index = divmod(latent, self.latents_per_class)
-        return self.class_labels(facts)[position], latent_index, rank
+    def locate(
+        self, facts: Facts, indices: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Class labels, latent indices and ranks within the latent [N] of sample indices [N]."""
+        latents, ranks = np.divmod(indices, self.per_latent())
+        positions, latent_indices = np.divmod(latents, self.latents_per_class)
+        return np.array(self.class_labels(facts))[positions], latent_indices, ranks
 
     def draw_latents(self, facts: Facts, indices: NDArray[np.int64]) -> NDArray[np.float64]:
         """Latents z [N, z_dim] of samples before any intervention, scaled by the truncation."""
         assert facts.generator is not None
-        places = [self.locate(facts, int(index)) for index in indices]
-        words = np.array(
-            [
-                random_words(facts.seed, self.name, latent, label, LATENT, count=facts.generator.z_dim)
-                for label, latent, _ in places
-            ],
-            np.uint64,
-        ).reshape(len(places), facts.generator.z_dim)
+        labels, latent_indices, _ = self.locate(facts, indices)
+        words = random_rows(facts.seed, self.name, latent_indices, labels, LATENT, count=facts.generator.z_dim)
         if self.sampler == "threshold":
             return truncated_normal(words, self.truncation)
         return self.truncation * truncated_normal(words, PACKAGE_BOUND)
@@ -102,27 +99,30 @@ class GeneratedStream(Stream):
         return self.draw_latents(facts, indices)
 
     def samples(self, facts: Facts, indices: NDArray[np.int64]) -> list[Sample]:
-        return [self._sample(facts, int(index)) for index in indices]
-
-    def _sample(self, facts: Facts, index: int) -> Sample:
-        label, latent_index, _ = self.locate(facts, index)
         assert facts.generator is not None
-        return Sample(
-            self.key(index),
-            label,
-            {
-                "source": self.source,
-                "stream": self.name,
-                "seed": facts.seed,
-                "generator": facts.generator.name,
-                "sample_index": index,
-                "class_label": label,
-                "class_name": facts.generator.class_names[label],
-                "latent_index": latent_index,
-                "truncation": self.truncation,
-                "sampler": self.sampler,
-            },
-        )
+        names = facts.generator.class_names
+        shared = {
+            "source": self.source,
+            "stream": self.name,
+            "seed": facts.seed,
+            "generator": facts.generator.name,
+            "truncation": self.truncation,
+            "sampler": self.sampler,
+        }
+        columns = {key: column.tolist() for key, column in self._columns(facts, indices).items()}
+        return [
+            Sample(
+                self.key(index), label, {**shared, "class_name": names[label], **dict(zip(columns, row, strict=True))}
+            )
+            for index, label, *row in zip(
+                columns["sample_index"], columns["class_label"], *columns.values(), strict=True
+            )
+        ]
+
+    def _columns(self, facts: Facts, indices: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+        """Parameters in which samples differ, an array [N] each."""
+        labels, latent_indices, _ = self.locate(facts, indices)
+        return {"sample_index": indices, "class_label": labels, "latent_index": latent_indices}
 
 
 class ObservationalStream(GeneratedStream):
@@ -184,35 +184,21 @@ class InterventionalStream(GeneratedStream):
     def per_latent(self) -> int:
         return self.interventions_per_latent
 
-    def interventions(
-        self, facts: Facts, label: int, latent_index: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Directions and steps [interventions_per_latent] of one latent, drawn together: no direction twice."""
+    def interventions(self, facts: Facts, indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Direction and step size [N] of samples; those of one latent are drawn together: no direction twice."""
+        labels, latent_indices, ranks = self.locate(facts, indices)
         count = 2 * self.interventions_per_latent
-        words = random_words(facts.seed, self.name, latent_index, label, INTERVENTIONS, count=count)
+        words = random_rows(facts.seed, self.name, latent_indices, labels, INTERVENTIONS, count=count)
+        rows = np.arange(len(indices))
         # Direction and step alternate, so that a larger count only appends.
-        chosen = draw_without_replacement(self.num_directions, words[0::2])
-        low, high = self.ranges[chosen].T
-        return chosen, low + (high - low) * uniform(words[1::2])
+        directions = draw_without_replacement(self.num_directions, words[:, 0::2])[rows, ranks]
+        low, high = self.ranges[directions].T
+        return directions, low + (high - low) * uniform(words[rows, 2 * ranks + 1])
 
     def latents(self, facts: Facts, indices: NDArray[np.int64]) -> NDArray[np.float64]:
         assert facts.directions is not None
-        moves = [self._move(facts, int(index)) for index in indices]
-        return intervene(
-            self.draw_latents(facts, indices),
-            facts.directions,
-            np.array([direction for direction, _ in moves], np.int64),
-            np.array([step for _, step in moves], np.float64),
-        )
+        return intervene(self.draw_latents(facts, indices), facts.directions, *self.interventions(facts, indices))
 
-    def _move(self, facts: Facts, index: int) -> tuple[int, float]:
-        label, latent_index, rank = self.locate(facts, index)
-        directions, steps = self.interventions(facts, label, latent_index)
-        return int(directions[rank]), float(steps[rank])
-
-    def _sample(self, facts: Facts, index: int) -> Sample:
-        sample = super()._sample(facts, index)
-        direction, step_size = self._move(facts, index)
-        return Sample(
-            sample.key, sample.class_label, {**sample.parameters, "direction": direction, "step_size": step_size}
-        )
+    def _columns(self, facts: Facts, indices: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+        directions, step_sizes = self.interventions(facts, indices)
+        return {**super()._columns(facts, indices), "direction": directions, "step_size": step_sizes}

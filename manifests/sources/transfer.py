@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from ..errors import RecipeError
-from ..randomness import Permutation, integers_below, random_words
+from ..randomness import Permutation, integers_below, random_rows
 from .natural import NaturalStream
 from .stream import Facts, InputKind, Name, Rehearsal, Role, Sample, Stream
 
@@ -90,34 +90,37 @@ class TransferredStream(Stream):
         chosen = indices
         if self.num_samples is not None:
             chosen = Permutation(content.count(facts), facts.seed, f"content of {self.name}")(indices)
-        contents = content.samples(facts, chosen)
+        words = random_rows(facts.seed, self.name, indices, count=3)
         styles = self._style_ranges(facts)
+        drawn = integers_below(len(styles), words[:, 0])
+        places = integers_below(np.array([len(members) for members in styles])[drawn], words[:, 1])
+        columns = {key: column.tolist() for key, column in self._draws(words[:, 2]).items()}
+        shared = {"source": self.source, "stream": self.name, "seed": facts.seed, **self._shared()}
         return [
-            self._sample(facts, int(index), sample, styles) for index, sample in zip(indices, contents, strict=True)
+            Sample(
+                self.key(index),
+                sample.class_label,
+                {
+                    **shared,
+                    "sample_index": index,
+                    "class_label": sample.class_label,
+                    "class_name": sample.parameters["class_name"],
+                    "content": self._reference(facts, self.content, sample.index),
+                    "style": self._reference(facts, self.style, styles[style][place]),
+                    **{key: column[row] for key, column in columns.items()},
+                },
+            )
+            for row, (index, sample, style, place) in enumerate(
+                zip(indices.tolist(), content.samples(facts, chosen), drawn.tolist(), places.tolist(), strict=True)
+            )
         ]
 
-    def _sample(self, facts: Facts, index: int, content: Sample, styles: Sequence[range]) -> Sample:
-        words = random_words(facts.seed, self.name, index, count=3)
-        members = styles[integers_below(len(styles), words[0:1])[0]]
-        style_index = members[integers_below(len(members), words[1:2])[0]]
-        return Sample(
-            self.key(index),
-            content.class_label,
-            {
-                "source": self.source,
-                "stream": self.name,
-                "seed": facts.seed,
-                "sample_index": index,
-                "class_label": content.class_label,
-                "class_name": content.parameters["class_name"],
-                "content": self._reference(facts, self.content, content.index),
-                "style": self._reference(facts, self.style, style_index),
-                **self._draws(words[2:3]),
-            },
-        )
+    def _shared(self) -> dict[str, Any]:
+        """Parameters that are the same for every sample."""
+        return {}
 
-    def _draws(self, words: NDArray[np.uint64]) -> dict[str, Any]:
-        """What else is drawn for a sample, of one word."""
+    def _draws(self, words: NDArray[np.uint64]) -> dict[str, NDArray[np.int64]]:
+        """What else is drawn for samples, an array [N] each, of one word [N] a sample."""
         return {}
 
     def _content(self, facts: Facts) -> Stream:
@@ -186,11 +189,14 @@ class TransferStream(TransferredStream):
         shorter = rehearsal.stream.model_copy(update={"evaluations": [few, few]})
         return replace(rehearsal, stream=shorter, factor=self.mean_evaluations / few)
 
-    def _draws(self, words: NDArray[np.uint64]) -> dict[str, Any]:
+    def _shared(self) -> dict[str, Any]:
+        return {"method": "adain", "alpha": self.alpha} if self.method == "adain" else {"method": "gatys"}
+
+    def _draws(self, words: NDArray[np.uint64]) -> dict[str, NDArray[np.int64]]:
         if self.method == "adain":
-            return {"method": "adain", "alpha": self.alpha}
+            return {}
         least, most = self.evaluations
-        return {"method": "gatys", "evaluations": least + int(integers_below(most - least + 1, words)[0])}
+        return {"evaluations": least + integers_below(most - least + 1, words)}
 
 
 class StylizedStream(TransferredStream):
@@ -203,5 +209,5 @@ class StylizedStream(TransferredStream):
     def network_inputs(self) -> Sequence[str]:
         return ADAIN_INPUTS
 
-    def _draws(self, words: NDArray[np.uint64]) -> dict[str, Any]:
+    def _shared(self) -> dict[str, Any]:
         return {"method": "adain", "alpha": self.alpha}

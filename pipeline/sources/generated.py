@@ -9,15 +9,22 @@ from ...manifests.sources.generated import GeneratedStream
 from ...manifests.sources.stream import Sample
 from .rendering import RenderContext, Rendered
 
+# Latents computed together: their cost is that of numpy's calls, until they leave the processor's cache.
+LATENTS_TOGETHER = 512
+
 
 def render_generated(context: RenderContext, stream: GeneratedStream, samples: Sequence[Sample]) -> Iterator[Rendered]:
     """Render samples in batches of fixed members, so that floating point does not depend on the schedule."""
     generator = context.generator(stream.statistics_truncation)
-    for start in range(0, len(samples), context.batch_size):
-        batch = samples[start : start + context.batch_size]
-        latents = stream.latents(context.facts, np.array([sample.index for sample in batch]))
-        labels = np.array([sample.class_label for sample in batch])
-        images, finite = generator.render(torch.from_numpy(latents), torch.from_numpy(labels))
+    size = context.batch_size
+    together = size * -(-LATENTS_TOGETHER // size)
+    for start in range(0, len(samples), size):
+        if start % together == 0:
+            indices = np.array([sample.index for sample in samples[start : start + together]])
+            latents = torch.from_numpy(stream.latents(context.facts, indices))
+        batch = samples[start : start + size]
+        labels = torch.tensor([sample.class_label for sample in batch])
+        images, finite = generator.render(latents[start % together :][: len(batch)], labels)
         for sample, image, is_finite in zip(batch, images, finite, strict=True):
             if is_finite:
                 yield Rendered(sample, image)
