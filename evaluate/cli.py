@@ -102,22 +102,20 @@ def run(
 
     from ..manifests.device import choose_device
     from .report.report import accuracy_lines
-    from .report.results import check_folder, load_results
+    from .report.results import open_results
     from .run import load_candidates, make_corrupted, measure, open_test_sets
     from .test_sets.streams import open_streams
 
     chosen = choose_device(device, torch.cuda.device_count())
-    check_folder(out)
-    results = load_results(out)
     candidates = load_candidates(checkpoints)
     test_sets = open_test_sets([*(f"shards={dataset}" for dataset in datasets), *wanted])
-    if datasets and corruptions:
-        test_sets += make_corrupted(open_streams(datasets[0], datasets[0])[0], out, corruptions, max(1, workers))
-    out.mkdir(parents=True, exist_ok=True)
-    measure(candidates, test_sets, out, results, chosen, precision, batch_size, workers)  # type: ignore[arg-type]
-    for line in accuracy_lines(results):
-        click.echo(line)
-    finish(out, results)
+    with open_results(out) as results:
+        if datasets and corruptions:
+            test_sets += make_corrupted(open_streams(datasets[0], datasets[0])[0], out, corruptions, max(1, workers))
+        measure(candidates, test_sets, out, results, chosen, precision, batch_size, workers)  # type: ignore[arg-type]
+        for line in accuracy_lines(results):
+            click.echo(line)
+        finish(out, results)
 
 
 @cli.command()
@@ -205,13 +203,14 @@ def correlation(
 
     from ..manifests.device import choose_device
     from .analyses.correlation import analyse_correlation
-    from .report.results import check_folder, load_results
+    from .report.results import open_results
 
     chosen = choose_device(device, torch.cuda.device_count())
-    check_folder(out)
-    results = load_results(out)
-    results.analyses["correlation"] = analyse_correlation(predictor, distributions, test, images, epochs, out, chosen)
-    finish(out, results)
+    with open_results(out) as results:
+        results.analyses["correlation"] = analyse_correlation(
+            predictor, distributions, test, images, epochs, out, chosen
+        )
+        finish(out, results)
 
 
 @cli.command("causal-bound")
@@ -239,17 +238,17 @@ def causal_bound(
     """log P(x|z) of interventions that differ in t, k and s (Figures 5 and 6), and Theorem 1's bound."""
     from ..train.checkpoint import load_classifier
     from .analyses.causal_bound import analyse_causal_bound
-    from .report.results import check_folder, load_results
+    from .report.results import open_results
 
-    check_folder(out)
-    results = load_results(out)
     pairs = [text.partition("=") for text in datasets]
     trained = {location: load_classifier(run) for location, separator, run in pairs if separator}
-    results.analyses["causal-bound"] = analyse_causal_bound(
-        load_classifier(checkpoint), [location for location, _, _ in pairs], stream, queries, trained,
-        score, reduction, dictionary_size, out,  # type: ignore[arg-type]
-    )  # fmt: skip
-    finish(out, results)
+    classifier = load_classifier(checkpoint)
+    with open_results(out) as results:
+        results.analyses["causal-bound"] = analyse_causal_bound(
+            classifier, [location for location, _, _ in pairs], stream, queries, trained,
+            score, reduction, dictionary_size, out,  # type: ignore[arg-type]
+        )  # fmt: skip
+        finish(out, results)
 
 
 @cli.command()
@@ -273,12 +272,13 @@ def nuisances(
 ) -> None:  # fmt: skip
     """The true dependence of nuisances and labels, in the mini world, where nuisances can be read."""
     from .analyses.nuisances import analyse_nuisances
-    from .report.results import check_folder, load_results
+    from .report.results import open_results
 
-    check_folder(out)
-    results = load_results(out)
-    results.analyses["nuisances"] = analyse_nuisances(reader, reference, held_out, distributions, images, epochs, out)
-    finish(out, results)
+    with open_results(out) as results:
+        results.analyses["nuisances"] = analyse_nuisances(
+            reader, reference, held_out, distributions, images, epochs, out
+        )
+        finish(out, results)
 
 
 @cli.command("grad-cam")
@@ -290,12 +290,10 @@ def nuisances(
 def grad_cam(checkpoints: tuple[str, ...], streams: tuple[str, ...], images: int, show: int, out: Path) -> None:
     """Where classifiers look, and how much of it is the object (Figure 7)."""
     from .analyses.grad_cam import analyse_attention
-    from .report.results import check_folder, load_results
+    from .report.results import open_results
     from .run import load_candidates
 
-    check_folder(out)
-    results = load_results(out)
     classifiers = [(candidate.name, candidate.classifier) for candidate in load_candidates(checkpoints)]
-    out.mkdir(parents=True, exist_ok=True)
-    results.analyses["grad-cam"] = analyse_attention(classifiers, streams, images, show, out)
-    finish(out, results)
+    with open_results(out) as results:
+        results.analyses["grad-cam"] = analyse_attention(classifiers, streams, images, show, out)
+        finish(out, results)

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..manifests.errors import FormatError, GenintError, UsageError
+from ..manifests.lock import only_process
 from ..manifests.shard import TEMPORARY
 from ..train.checkpoint import Preprocessing
 from .metrics.corruption_error import CORRUPTIONS, SEVERITIES, TEST_CORRUPTIONS
@@ -32,6 +33,7 @@ from .test_sets.imagenet_c import MARKER, open_corrupted, read_marker
 from .test_sets.objectnet import ObjectNetSet, is_objectnet
 from .test_sets.test_set import FileSet
 
+LOCK: Final = "lock"
 MIN_SIDE: Final = 32
 # spatter divides by the strongest drop of a layer of noise, and in a small picture there may be none: of pictures of
 # 32 px 1.5 % at severity 1 (46 of 3,000), of 48 px 1 in 2,000, of 64 px none of 2,000.
@@ -67,16 +69,17 @@ def corrupt(
     _check_request(source, folder, corruptions, severities, resize, crop)
     job = _Job(source, folder, tuple(corruptions), tuple(severities), seed, resize, crop)
     marker = _describe(job)
-    if _start(folder, marker):
-        return open_corrupted(str(folder), str(folder))
-    chunks = [range(start, min(start + CHUNK, len(source))) for start in range(0, len(source), CHUNK)]
-    done = 0
-    for images in _run(job, chunks, workers):
-        done += images
-        if progress:
-            progress(done, len(source))
-    # Written last: a marker that says finished means that every image is there.
-    _write(folder / MARKER, _dump({**marker, "finished": True}))
+    _check_folder(folder)
+    with only_process(folder / LOCK, f"{folder}: another command makes this copy"):
+        if not _start(folder, marker):
+            chunks = [range(start, min(start + CHUNK, len(source))) for start in range(0, len(source), CHUNK)]
+            done = 0
+            for images in _run(job, chunks, workers):
+                done += images
+                if progress:
+                    progress(done, len(source))
+            # Written last: a marker that says finished means that every image is there.
+            _write(folder / MARKER, _dump({**marker, "finished": True}))
     return open_corrupted(str(folder), str(folder))
 
 
@@ -272,11 +275,14 @@ def _start(folder: Path, marker: dict[str, Any]) -> bool:
             was = ", ".join(f"{key}: {_brief(found.get(key))} -> {_brief(marker[key])}" for key in changed)
             raise UsageError(f"{folder}: holds another corrupted copy ({was}); choose another folder")
         return bool(found["finished"])
-    if folder.exists() and any(folder.iterdir()):
-        raise UsageError(f"{folder}: is not empty and holds no corrupted copy; choose another folder")
-    folder.mkdir(parents=True, exist_ok=True)
     _write(folder / MARKER, _dump(marker))
     return False
+
+
+def _check_folder(folder: Path) -> None:
+    """Raise UsageError where a folder for a copy holds something else."""
+    if folder.exists() and not (folder / MARKER).is_file() and any(entry.name != LOCK for entry in folder.iterdir()):
+        raise UsageError(f"{folder}: is not empty and holds no corrupted copy; choose another folder")
 
 
 def _brief(value: Any) -> str:

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..manifests.console import ProgressDisplay
@@ -15,7 +15,15 @@ from .metrics.accuracy import accuracy
 from .metrics.bootstrap import paired_bootstrap
 from .metrics.corruption_error import ALEXNET_ERRORS, TEST_CORRUPTIONS, ce, mce, mean_error, relative_mce
 from .prediction import Cache, Precision, Predictions, match_classes, predict_sets
-from .report.results import Accuracy, CheckpointEntry, CorruptionErrors, Difference, Results, describe_environment
+from .report.results import (
+    Accuracy,
+    CheckpointEntry,
+    CorruptionErrors,
+    Difference,
+    Results,
+    describe_environment,
+    shown_locations,
+)
 from .test_sets import CorruptionSet, TestSet, open_test_set
 from .test_sets.streams import StreamSet
 from .test_sets.subset import first_of_each_class
@@ -30,7 +38,7 @@ class Candidate:
 
     name: str
     group: str
-    location: str
+    location: str  # as the report names it
     classifier: Classifier
 
     def entry(self) -> CheckpointEntry:
@@ -64,7 +72,16 @@ def load_candidates(texts: Sequence[str]) -> list[Candidate]:
         else:
             name = group
         candidates.append(Candidate(name, group, location, classifier))
-    return candidates
+    shown = _shown([candidate.location for candidate in candidates])
+    return [replace(candidate, location=location) for candidate, location in zip(candidates, shown, strict=True)]
+
+
+def _shown(locations: Sequence[str]) -> list[str]:
+    """Locations of checkpoints as a report may name them; ARCH= stays before a file's."""
+    split = [location.partition("=") if location.partition("=")[0] in known_archs() else ("", "", location)
+             for location in locations]  # fmt: skip
+    paths = shown_locations([path for _, _, path in split])
+    return [f"{arch}{separator}{path}" for (arch, separator, _), path in zip(split, paths, strict=True)]
 
 
 def open_test_sets(texts: Sequence[str]) -> list[TestSet]:

@@ -1,6 +1,7 @@
 """`genint-evaluate run`: numbers with their conditions, one self-contained page, and mistakes named in one line."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -16,14 +17,18 @@ from genint.evaluate.report.paper import paper_accuracy
 from genint.evaluate.report.report import accuracy_lines, mean_over_seeds, write_report
 from genint.evaluate.report.results import (
     Accuracy,
+    Analysis,
     CheckpointEntry,
     CorruptionErrors,
     Results,
     load_results,
     save_results,
+    shown_locations,
 )
 from genint.evaluate.run import corruption_errors
 from genint.manifests.errors import FormatError
+from genint.manifests.json_files import parse_json
+from genint.manifests.lock import only_process
 from genint.manifests.world import CLASSES
 from genint.train.checkpoint import Preprocessing, describe_model, make_model, save_checkpoint
 from genint.train.configuration import shipped_presets
@@ -213,13 +218,105 @@ def test_relative_mce_needs_the_clean_accuracy():
     assert corruption_errors("alexnet", "imagenet-c", "official", errors, None).relative_mce is None
 
 
-def test_results_survive_a_round_trip_and_damage_is_named(tmp_path):
+def test_a_report_of_corrupted_sets_alone_has_their_section_and_no_other(tmp_path):
+    results = Results(
+        checkpoints=[entry("x", "x"), entry("y", "y")],
+        accuracy=[Accuracy("x", "copy/fog/1", "", "generated", "", 9, 0.5, (0.1, 0.9), 0.6, (0.2, 0.9), "")],
+        corruption=[
+            CorruptionErrors("x", "copy", "generated", {"fog": 50.0}, 50.0),
+            CorruptionErrors("y", "copy", "generated", {"fog": 20.0, "spatter": 30.0}, 25.0),
+        ],
+    )
+    page = write_report(tmp_path, results).read_text()
+    assert "Corruptions" in page and "spatter" in page and "Test sets" not in page
+    assert accuracy_lines(results)[1:] == ["x         50.00", "y         25.00"]
+
+
+def test_a_row_shows_a_set_that_only_one_of_its_seeds_was_measured_on(tmp_path):
+    results = Results(
+        checkpoints=[entry("g/1", "g"), entry("g/2", "g")],
+        accuracy=[Accuracy("g/2", "set", "", "own", "", 9, 0.25, (0.1, 0.9), 0.6, (0.2, 0.9), "")],
+    )
+    assert "25.00" in write_report(tmp_path, results).read_text()
+
+
+def test_results_survive_a_round_trip_and_numbers_without_a_word_in_json_become_null(tmp_path):
     results = Results(
         checkpoints=[entry("x", "x")],
         corruption=[CorruptionErrors("x", "copy", "generated", {"fog": 50.0}, 50.0)],
+        analyses={"nuisances": Analysis("title", ["text"], ["a"], [["1"]], {"spread": 2.0})},
     )
     save_results(tmp_path, results)
     assert load_results(tmp_path) == results
-    (tmp_path / "results.json").write_text('{"format": "other"}')
-    with pytest.raises(FormatError, match=r"results\.json: not a file of results"):
+    results.analyses["nuisances"] = Analysis("title", [], [], [], {"spread": [float("inf"), 1.0]})
+    save_results(tmp_path, results)
+    assert load_results(tmp_path).analyses["nuisances"].data == {"spread": [None, 1.0]}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r: r.update(format="other"), "not version 1 of genint-evaluate"),
+        (lambda r: r.update(environments=[]), "environments: Input should be"),
+        (lambda r: r["accuracy"][0].update(top1="x"), "accuracy.0.top1: Input should be a valid number"),
+        (lambda r: r["accuracy"][0].update(top1=float("nan")), "not JSON: NaN is no number"),
+        (lambda r: r["accuracy"][0].update(top5=1.5), "accuracy.0.top5: Input should be less than or equal to 1"),
+        (lambda r: r["accuracy"][0].update(checkpoint="y"), "no checkpoint 'y'"),
+        (lambda r: r["accuracy"][0].update(more=1), "accuracy.0.more: "),
+        (lambda r: r["accuracy"][0].pop("digest"), "accuracy.0.digest: "),
+        (lambda r: r["analyses"]["a"].update(figures={"../secret.txt": ""}), "should match pattern"),
+        (lambda r: r["analyses"]["a"].update(rows=[["1", "2"]]), "rows and columns differ"),
+    ],
+)
+def test_damaged_results_are_named_with_their_place(tmp_path, change, message):
+    results = Results(
+        checkpoints=[entry("x", "x")],
+        accuracy=[Accuracy("x", "set", "", "own", "", 9, 0.5, (0.1, 0.9), 0.6, (0.2, 0.9), "")],
+        analyses={"a": Analysis("title", ["text"], ["a"], [["1"]], None)},
+    )
+    save_results(tmp_path, results)
+    tree = json.loads((tmp_path / "results.json").read_text())
+    change(tree)
+    (tmp_path / "results.json").write_text(json.dumps(tree))
+    with pytest.raises(FormatError, match=rf"results\.json: .*{re.escape(message)}"):
         load_results(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"[" * 100_000, b"\xff\xfe", b'{"a": 1, "a": 2}', b'{"a": 1e999}', b'"\\ud800"', b"9" * 5000]
+)
+def test_json_that_cannot_be_believed_is_refused_with_its_place(content):
+    with pytest.raises(FormatError, match=r"^here: not JSON: "):
+        parse_json(content, "here")
+
+
+def test_a_figure_of_the_page_is_a_file_of_the_folder(tmp_path):
+    (tmp_path / "secret").write_text("key")
+    (tmp_path / "a.png").symlink_to(tmp_path / "secret")
+    results = Results(analyses={"a": Analysis("title", [], [], [], None, {"a.png": "caption"})})
+    with pytest.raises(FormatError, match=r"a\.png: not a file of its own"):
+        write_report(tmp_path, results)
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(FormatError, match=r"a\.png: missing; run the analysis again"):
+        write_report(tmp_path, results)
+
+
+def test_a_second_evaluation_into_one_folder_is_refused_and_says_by_whom(evaluate, runs, reference, tmp_path):
+    with only_process(tmp_path / "out" / "lock", ""):
+        code, _, error = evaluate(
+            "run", "--checkpoint", runs / "a", "--shards", f"{reference}:natural", "--out", tmp_path / "out"
+        )
+    assert code == 2
+    assert re.search(r"out: another command writes its results there \(process \d+ on .*, since ", error)
+    assert os.listdir(tmp_path / "out") == ["lock"]
+
+
+def test_no_folder_of_this_machine_stands_in_a_report(report, runs):
+    page = (report / "index.html").read_text() + (report / "results.json").read_text()
+    assert str(runs) not in page and str(report.parent) not in page
+    assert [e.location for e in load_results(report).checkpoints] == ["a", "b", "a"]
+
+
+def test_locations_are_shown_by_what_tells_them_apart():
+    assert shown_locations(["/x/y/a/last.pt", "runs/b", "/x/y/c/last.pt"]) == ["a/last.pt", "runs/b", "c/last.pt"]
+    assert shown_locations(["s3://key:secret@bucket/run?X-Amz-Signature=1"]) == ["run"]

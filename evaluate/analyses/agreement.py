@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 
+from ...manifests.errors import FormatError
 from ..metrics.rank_agreement import rank_agreement
 from ..report.results import Analysis
 
@@ -10,12 +11,19 @@ def analyse_agreement(correlation: Analysis, nuisances: Analysis) -> Analysis | 
     """Do figure 3's indirect measure and the true dependence order the streams that both saw alike?
 
     The indirect one counts at the largest number of classes it was measured for, the true one as read off the images.
-    None where fewer than three streams have both, or one of them is the same for all.
+    None where fewer than three streams have both, or one of them is the same for all. Raises FormatError where the
+    numbers behind a section are not those that its analysis wrote.
     """
-    found = correlation.data["correlations"]
-    largest = max(row["num_classes"] for row in found)
-    indirect = {row["distribution"]: row["correlation"] for row in found if row["num_classes"] == largest}
-    true = {row["stream"]: row["accuracy"]["all"] for row in nuisances.data["streams"] if row["source"] == "read"}
+    try:
+        found = correlation.data["correlations"]
+        largest = max(row["num_classes"] for row in found)
+        indirect = {row["distribution"]: float(row["correlation"]) for row in found if row["num_classes"] == largest}
+        read = [row for row in nuisances.data["streams"] if row["source"] == "read"]
+        true = {row["stream"]: float(row["accuracy"]["all"]) for row in read}
+    except (KeyError, TypeError, ValueError) as error:
+        raise FormatError(
+            "results.json: the numbers of correlation or nuisances are altered; run the analysis again"
+        ) from error
     common = sorted(indirect.keys() & true.keys(), key=lambda name: -true[name])
     indirect, true = {name: indirect[name] for name in common}, {name: true[name] for name in common}
     agreement = rank_agreement(indirect, true)

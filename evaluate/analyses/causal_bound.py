@@ -28,7 +28,7 @@ from ..metrics.rank_agreement import rank_agreement
 from ..metrics.theorem1 import TheoremValues, causal_interval, normalized_likelihoods, share_tighter
 from ..report.page import save_figure
 from ..report.plots import WIDTH
-from ..report.results import Analysis
+from ..report.results import Analysis, shown_locations
 from .distributions import load_images
 from .features import ImageFeatures, extract_features, predict_top1
 from .latents import read_intervention
@@ -182,13 +182,13 @@ def measure_sweep(
     """
     asked = extract_features(classifier, queries)
     points = []
-    for location in locations:
+    for location, name in zip(locations, shown_locations(locations), strict=True):
         dataset = load_dataset(location)
         images = load_dictionary(dataset, stream, classifier, dictionary_size, seed)
         dictionary = extract_features(classifier, images)
         points.append(
             SweepPoint(
-                location,
+                name,
                 stream,
                 *read_intervention(dataset, stream),
                 measure_causal_bound(asked, dictionary, score, reduction, seed),
@@ -245,7 +245,8 @@ def analyse_causal_bound(
         "bound is tighter than the first dataset's.",
     ]
     agreement = rank_agreement(
-        {point.dataset: point.bound.log_likelihood for point in points if point.accuracy is not None}, accuracies
+        {point.dataset: point.bound.log_likelihood for point in points if point.accuracy is not None},
+        {point.dataset: point.accuracy for point in points if point.accuracy is not None},
     )
     if agreement:
         texts.append(

@@ -1,6 +1,5 @@
 """`DATASET:STREAM` as commands are given it, and the images behind it."""
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -11,6 +10,7 @@ from ...manifests.errors import UsageError
 from ...manifests.manifest import load_manifest
 from ...manifests.randomness import draw_without_replacement, random_words
 from ...train.checkpoint import Preprocessing
+from ..report.results import shown_locations, without_common_folder
 from .stream_images import StreamImages, load_stream, open_stream, read_stream
 
 # The mini world's images as they are; any other size is resized to what ResNet-18 is used to.
@@ -23,6 +23,12 @@ def parse_stream(text: str) -> tuple[str, str]:
     if not location or "/" in stream or not stream:
         raise UsageError(f"{text}: expected DATASET:STREAM")
     return location, stream
+
+
+def shown_stream(text: str) -> str:
+    """`DATASET:STREAM` as a report names it."""
+    location, stream = parse_stream(text)
+    return f"{shown_locations([location])[0]}:{stream}"
 
 
 def load_images(text: str, preprocessing: Preprocessing, limit: int | None = None, seed: int = 0) -> StreamImages:
@@ -47,9 +53,8 @@ def load_distributions(texts: Sequence[str], preprocessing: Preprocessing, limit
         images = load_images(text, preprocessing, limit)
         alike = [other for other, its_name in zip(texts, names, strict=True) if its_name == name]
         if len(alike) > 1:
-            # Cut back to whole components; `commonpath` would take a URL for a path.
-            folder, slash, _ = os.path.commonprefix(alike).rpartition("/")  # noqa: RUF071
-            images = replace(images, stream=text.removeprefix(folder + slash))
+            told_apart = shown_locations(without_common_folder(alike))
+            images = replace(images, stream=told_apart[alike.index(text)])
         yield images
 
 

@@ -18,7 +18,7 @@ from ...train.checkpoint import Classifier
 from ..metrics.mass_share import mass_share
 from ..report.results import Analysis
 from .attention_sheet import Look, SheetRow, column_scales, draw_sheet, save_sheet, view_of
-from .distributions import load_images
+from .distributions import load_images, shown_stream
 from .features import choose_top1, predict_top1
 from .stream_images import StreamImages
 
@@ -237,7 +237,7 @@ def analyse_attention(
                 file = f"grad-cam-{len(figures)}.png"
                 scales = column_scales(sheet_rows)
                 save_sheet(draw_sheet(sheet_rows, [base_name, name], scales=scales), folder / file)
-                figures[file] = f"{text}: images that {name} classifies rightly and {base_name} does not."
+                figures[file] = f"{shown_stream(text)}: images that {name} classifies rightly and {base_name} does not."
     texts = [
         "Grad-CAM for each classifier's own top-1 class. A classifier's maps are coloured on one scale, up to what one "
         "in a hundred of their pixels exceeds (the paper's sheets: 0.5, for the last layer at full size). Where object "

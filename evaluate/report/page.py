@@ -68,14 +68,13 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 
 def embed_file(path: Path, caption: str) -> Picture:
-    """A figure in a file (.svg or .png) for the page. Raises FormatError where it is gone."""
-    try:
-        if path.suffix == ".svg":
-            return Picture(_inline(path.read_text("utf-8")), caption)
-        encoded = base64.b64encode(path.read_bytes()).decode()
-    except FileNotFoundError as error:
-        raise FormatError(f"{path}: missing; run the analysis again") from error
-    return Picture(f'<img alt="" src="data:image/{path.suffix[1:]};base64,{encoded}">', caption)
+    """A figure in a file (.svg or .png) for the page, as an image: what is in it cannot act. Raises FormatError."""
+    if path.is_symlink() or not path.is_file():
+        found = "missing; run the analysis again" if not path.exists() else "not a file of its own"
+        raise FormatError(f"{path}: {found}")
+    encoded = base64.b64encode(path.read_bytes()).decode()
+    kind = "svg+xml" if path.suffix == ".svg" else "png"
+    return Picture(f'<img alt="" src="data:image/{kind};base64,{encoded}">', caption)
 
 
 def _to_svg(figure: Figure) -> str:

@@ -42,26 +42,43 @@ def mean_over_seeds(values: Sequence[float], interval: tuple[float, float]) -> M
 
 def group_accuracies(results: Results) -> dict[tuple[str, str], Mean]:
     """Top-1 by (group, test set), in [0, 1]."""
+    return {
+        place: mean_over_seeds([entry.top1 for entry in entries], entries[0].top1_interval)
+        for place, entries in _by_group(results).items()
+    }
+
+
+def _by_group(results: Results) -> dict[tuple[str, str], list[Accuracy]]:
     group_of = {entry.name: entry.group for entry in results.checkpoints}
     members: dict[tuple[str, str], list[Accuracy]] = {}
     for entry in results.accuracy:
         members.setdefault((group_of[entry.checkpoint], entry.test_set), []).append(entry)
-    return {
-        place: mean_over_seeds([entry.top1 for entry in entries], entries[0].top1_interval)
-        for place, entries in members.items()
-    }
+    return members
 
 
 def accuracy_lines(results: Results) -> list[str]:
-    """The first table of a report as plain text: a row a group, top-1 in percent with its interval."""
-    means = group_accuracies(results)
+    """The first table of a report as plain text: a row a group, top-1 in percent with its interval, and the mean of
+    corrupted sets."""
+    means, heads = group_accuracies(results), _corruption_means(results)
     names = [name for name in _test_sets(results) if not _is_corruption(results, name)]
-    rows = [["top-1, %", *names]]
+    copies = _unique(name for _, name in heads)
+    official = {entry.test_set for entry in results.corruption if entry.marked == "official"}
+    rows = [["top-1, %", *names, *(f"{name} {'mCE' if name in official else 'mean error'}" for name in copies)]]
     for group in _groups(results):
         found = [means.get((group, name)) for name in names]
-        rows.append([group, *(f"{_percent(mean)} ({_interval(mean)})" if mean else "-" for mean in found)])
+        cells = [f"{_percent(mean)} ({_interval(mean)})" if mean else "-" for mean in found]
+        rows.append([group, *cells, *(f"{heads[group, n]:.2f}" if (group, n) in heads else "-" for n in copies)])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _corruption_means(results: Results) -> dict[tuple[str, str], float]:
+    """mCE, or the mean error of a generated copy, by (group, corrupted set), in percent."""
+    group_of = {entry.name: entry.group for entry in results.checkpoints}
+    values: dict[tuple[str, str], list[float]] = {}
+    for entry in results.corruption:
+        values.setdefault((group_of[entry.checkpoint], entry.test_set), []).append(_head(entry))
+    return {place: _mean(found) for place, found in values.items()}
 
 
 def write_report(folder: Path, results: Results) -> Path:
@@ -74,7 +91,7 @@ def write_report(folder: Path, results: Results) -> Path:
 
 
 def _sections(results: Results, folder: Path) -> Iterator[Section]:
-    if results.accuracy:
+    if any(not _is_corruption(results, name) for name in _test_sets(results)):
         yield _accuracy_section(results)
     if results.differences:
         yield _difference_section(results)
@@ -88,7 +105,7 @@ def _sections(results: Results, folder: Path) -> Iterator[Section]:
 def _accuracy_section(results: Results) -> Section:
     means, groups = group_accuracies(results), _groups(results)
     names = [name for name in _test_sets(results) if not _is_corruption(results, name)]
-    top5 = {(entry.checkpoint, entry.test_set): entry for entry in results.accuracy}
+    members = _by_group(results)
     first = {entry.group: entry for entry in reversed(results.checkpoints)}
     marks = {entry.test_set: entry.marked for entry in results.accuracy}
     rows = []
@@ -101,7 +118,7 @@ def _accuracy_section(results: Results) -> Section:
                 continue
             others = [means[other, name].value for other in groups if (other, name) in means]
             best = len(others) > 1 and mean.value == max(others)
-            own = top5[first[group].name, name]
+            own = members[group, name][0]
             # The paper's number stands beside a published set's alone.
             paper = paper_accuracy(first[group].preset or group, name) if own.marked == "official" else None
             note = f"{_interval(mean)}" + (f", top-5 {100 * own.top5:.1f}" if mean.seeds == 1 else "")
@@ -168,6 +185,8 @@ def _corruption_section(results: Results) -> Section:
         groups = _unique(group_of[entry.checkpoint] for entry in entries)
         members = {group: [e for e in entries if group_of[e.checkpoint] == group] for group in groups}
         heads = {group: _mean([_head(entry) for entry in own]) for group, own in members.items()}
+        # Some may have the extra corruptions, and others the 15 alone.
+        names = _unique(name for entry in entries for name in entry.error)
         rows = []
         for group, own in members.items():
             paper = paper_corruption(presets[group] or group) if official else {}
@@ -179,19 +198,19 @@ def _corruption_section(results: Results) -> Section:
             if official:
                 relative = [entry.relative_mce for entry in own if entry.relative_mce is not None]
                 row.append(Cell(f"{_mean(relative):.2f}" if relative else "–"))
-            for name in entries[0].error:
-                value = _mean([(entry.ce or entry.error)[name] for entry in own])
-                row.append(Cell(f"{value:.1f}", _paper(paper, name)))
+            for name in names:
+                values = [errors[name] for errors in (entry.ce or entry.error for entry in own) if name in errors]
+                row.append(Cell(f"{_mean(values):.1f}", _paper(paper, name)) if values else Cell("–"))
             rows.append(row)
         if official:
             texts.append(f"{test_set}: CE in percent of AlexNet's errors, and their mean (mCE).")
-            columns = ["", "mCE", "relative mCE", *entries[0].error]
+            columns = ["", "mCE", "relative mCE", *names]
         else:
             texts.append(
                 f"{test_set}: a copy that genint-evaluate corrupted itself. Top-1 errors in percent, as they are: "
                 "AlexNet's constants, and the paper's numbers, do not apply."
             )
-            columns = ["", "mean error", *entries[0].error]
+            columns = ["", "mean error", *names]
         tables.append(Table(columns, rows))
     return Section("Corruptions", texts, tables)
 

@@ -1,26 +1,42 @@
 """results.json: every measured number with what it was measured on, and how."""
 
 import json
+import math
 import os
 import platform
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import torch
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
 from ...manifests.device import cpu_name
 from ...manifests.errors import FormatError, UsageError
+from ...manifests.json_files import parse_json
+from ...manifests.lock import only_process
 from ...manifests.storage import Storage
 
 RESULTS = "results.json"
+LOCK = "lock"
+# What a measurement that has not ended may have left in its folder.
+UNFINISHED: Final = {"cache", "corrupted", LOCK}
 FORMAT: Final = "genint-evaluate"
 VERSION: Final = 1
 
+CHECKED: Final = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+# A file beside results.json: whoever made that file must not choose others for the page.
+FigureName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*\.(svg|png)$")]
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, config=CHECKED)
 class CheckpointEntry:
     """A classifier that was measured. Those of one `group` differ in their training seed alone."""
 
@@ -34,7 +50,7 @@ class CheckpointEntry:
     location: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CHECKED)
 class Accuracy:
     """Top-1 and top-5 of one classifier on one test set, shares in [0, 1]; intervals are Wilson's, 95 %."""
 
@@ -43,27 +59,27 @@ class Accuracy:
     protocol: str
     marked: str
     digest: str
-    images: int
-    top1: float
-    top1_interval: tuple[float, float]
-    top5: float
-    top5_interval: tuple[float, float]
+    images: Count
+    top1: Share
+    top1_interval: tuple[Share, Share]
+    top5: Share
+    top5_interval: tuple[Share, Share]
     environment: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CHECKED)
 class Difference:
     """Top-1 of `checkpoint` less that of `baseline` on the same images; paired bootstrap, 95 %."""
 
     baseline: str
     checkpoint: str
     test_set: str
-    images: int
+    images: Count
     difference: float
     interval: tuple[float, float]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CHECKED)
 class CorruptionErrors:
     """Errors on a corrupted set, in percent. `ce`, `mce` and `relative_mce` are AlexNet's = 100; None where the set is
     no official one, for which the constants say nothing."""
@@ -78,7 +94,7 @@ class CorruptionErrors:
     relative_mce: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CHECKED)
 class Analysis:
     """A section of the report that one command made: words, a table of texts, pictures in files beside results.json
     (name to caption), and the numbers behind them."""
@@ -88,10 +104,10 @@ class Analysis:
     columns: list[str]
     rows: list[list[str]]
     data: Any
-    figures: dict[str, str] = field(default_factory=dict)
+    figures: dict[FigureName, str] = field(default_factory=dict)
 
 
-@dataclass
+@dataclass(config=CHECKED)
 class Results:
     """Everything measured into one folder, by any number of commands."""
 
@@ -104,42 +120,93 @@ class Results:
     finished: str = ""
 
 
+@contextmanager
+def open_results(folder: Path) -> Iterator[Results]:
+    """What earlier commands measured into `folder`, while no other process writes there.
+
+    Raises UsageError where another one does or the folder holds something else, FormatError where its results cannot
+    be read.
+    """
+    check_folder(folder)
+    with only_process(folder / LOCK, f"--out {folder}: another command writes its results there"):
+        yield load_results(folder)
+
+
 def load_results(folder: Path) -> Results:
     """What an earlier command left in `folder`; empty where none did. Raises FormatError where it cannot be read."""
     path = folder / RESULTS
     if not path.exists():
         return Results()
+    content = path.read_bytes()
+    tree = parse_json(content, path)
+    if not isinstance(tree, dict) or (tree.pop("format", None), tree.pop("version", None)) != (FORMAT, VERSION):
+        raise FormatError(f"{path}: not a file of results: not version {VERSION} of {FORMAT}")
     try:
-        content = json.loads(path.read_text())
-        if content.pop("format") != FORMAT or content.pop("version") != VERSION:
-            raise ValueError(f"not version {VERSION} of {FORMAT}")
-        return Results(
-            **{
-                **content,
-                "checkpoints": [CheckpointEntry(**entry) for entry in content["checkpoints"]],
-                "accuracy": [Accuracy(**_tuples(entry)) for entry in content["accuracy"]],
-                "differences": [Difference(**_tuples(entry)) for entry in content["differences"]],
-                "corruption": [CorruptionErrors(**entry) for entry in content["corruption"]],
-                "analyses": {name: Analysis(**entry) for name, entry in content["analyses"].items()},
-            }
-        )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        # As JSON, where a list may stand for a tuple.
+        results = TypeAdapter(Results).validate_json(json.dumps(tree))
+        _check_references(results)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise FormatError(f"{path}: not a file of results: {place[:100]}: {first['msg'][:200]}") from error
+    except ValueError as error:
         raise FormatError(f"{path}: not a file of results: {error}") from error
+    return results
+
+
+def _check_references(results: Results) -> None:
+    """Raise ValueError where an entry speaks of what is not there."""
+    known = {entry.name for entry in results.checkpoints}
+    named = {entry.checkpoint for entry in results.accuracy}
+    named |= {entry.checkpoint for entry in results.differences} | {entry.checkpoint for entry in results.corruption}
+    unknown = named - known
+    if unknown or len(known) < len(results.checkpoints):
+        raise ValueError(f"no checkpoint {min(unknown)[:100]!r}" if unknown else "two checkpoints have one name")
+    if any(not entry.error for entry in results.corruption):
+        raise ValueError("a corrupted set without corruptions")
+    for analysis in results.analyses.values():
+        if any(len(row) != len(analysis.columns) for row in analysis.rows):
+            raise ValueError(f"analysis {analysis.title[:100]!r}: rows and columns differ")
 
 
 def save_results(folder: Path, results: Results) -> None:
     """Write results.json, whole or not at all."""
     results.finished = datetime.now(UTC).isoformat(timespec="seconds")
     content = {"format": FORMAT, "version": VERSION, **asdict(results)}
-    Storage(folder).write(RESULTS, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+    Storage(folder).write(RESULTS, (json.dumps(_finite(content), indent=2, allow_nan=False) + "\n").encode())
+
+
+def _finite(value: Any) -> Any:
+    """The same with None for each number that JSON has no word for, such as a ratio to a spread of 0."""
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def check_folder(folder: Path) -> None:
     """Raise UsageError where the folder for results holds something else."""
-    if folder.is_file() or (folder.is_dir() and os.listdir(folder) and not (folder / RESULTS).exists()):
-        known = {"cache", "corrupted"}
-        if folder.is_file() or set(os.listdir(folder)) - known:
-            raise UsageError(f"--out {folder}: holds something else; give a new folder or one with a {RESULTS}")
+    if folder.is_file() or (
+        folder.is_dir() and not (folder / RESULTS).exists() and set(os.listdir(folder)) - UNFINISHED
+    ):
+        raise UsageError(f"--out {folder}: holds something else; give a new folder or one with a {RESULTS}")
+
+
+def shown_locations(locations: Sequence[str]) -> list[str]:
+    """Locations as a report may name them: relative paths as given; of absolute ones and URLs what tells them apart,
+    so that neither folders of a machine nor credentials are in it."""
+    fixed = [location for location in locations if location.startswith(("/", "~")) or "://" in location]
+    shown = dict(zip(fixed, without_common_folder([text.partition("?")[0] for text in fixed]), strict=True))
+    return [shown.get(location, location) for location in locations]
+
+
+def without_common_folder(locations: Sequence[str]) -> list[str]:
+    """Paths or URLs without the folder that all lie in; one alone is its last component."""
+    trimmed = [location.rstrip("/") for location in locations]
+    # Whole components alone; `commonpath` would take a URL for a path.
+    folder, slash, _ = os.path.commonprefix(trimmed).rpartition("/")  # noqa: RUF071
+    return [location.removeprefix(folder + slash) for location in trimmed]
 
 
 def describe_environment(device: str) -> dict[str, str]:
@@ -150,7 +217,3 @@ def describe_environment(device: str) -> dict[str, str]:
         **{name: version(name) for name in ("torch", "torchvision", "numpy", "pillow")},
         "device": f"cuda: {torch.cuda.get_device_name(device)}" if device.startswith("cuda") else f"cpu: {cpu_name()}",
     }
-
-
-def _tuples(entry: dict[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()}
