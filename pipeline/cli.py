@@ -436,3 +436,24 @@ def fit_encoder(out: Path, epochs: int, seed: int, confounding: float) -> None:
     report = fitting.measure_encoder(out, confounding)
     (out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     click.echo(json.dumps(report, indent=2))
+
+
+@cli.command("fit-saliency")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for saliency.pth.")
+@click.option("--steps", type=click.IntRange(min=1), default=600, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option(
+    "--confounding", type=click.FloatRange(0, 1), default=0.8, show_default=True, help="a of the training pictures."
+)
+def fit_saliency(out: Path, steps: int, seed: int, confounding: float) -> None:
+    """Train the mini world's saliency network, which makes the masks of its CGN, and measure it."""
+    from ..manifests.console import ProgressDisplay
+    from .fitting import fit_saliency as fitting
+
+    settings = fitting.SaliencySettings(seed=seed, steps=steps, confounding=confounding)
+    with ProgressDisplay("fit-saliency", "steps") as display:
+        for progress in fitting.fit_saliency(out, settings):
+            display.update(progress.step, steps, f"cross entropy {progress.loss:.3f}")
+    report = fitting.measure_saliency(out, confounding)
+    (out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    click.echo(json.dumps(report, indent=2))
