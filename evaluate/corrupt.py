@@ -22,12 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..manifests.errors import FormatError, GenintError, UsageError
+from ..manifests.errors import GenintError, UsageError
 from ..manifests.lock import only_process
+from ..manifests.pictures import damage_named, decode_picture
 from ..manifests.shard import TEMPORARY
 from ..train.checkpoint import Preprocessing
 from .metrics.corruption_error import CORRUPTIONS, SEVERITIES, TEST_CORRUPTIONS
-from .prediction import decode
 from .test_sets import CorruptionSet, TestSet
 from .test_sets.imagenet_c import MARKER, open_corrupted, read_marker
 from .test_sets.objectnet import ObjectNetSet, is_objectnet
@@ -168,15 +168,15 @@ class _Job:
             _write(path, buffer.getvalue())
 
     def prepare(self, content: bytes, key: str) -> Image.Image:
-        try:
-            picture = decode(content)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise FormatError(f"{key}: unreadable image: {error}") from error
+        picture = decode_picture(content, key)
         if self.crop is None:
             return picture
         if self.resize is None and min(picture.size) < self.crop:
             raise UsageError(f"{key}: {picture.width} x {picture.height} pixels; cannot crop {self.crop}")
-        prepared: NDArray[np.uint8] = Preprocessing(self.resize, self.crop).prepare(picture).permute(1, 2, 0).numpy()
+        with damage_named(key):
+            prepared: NDArray[np.uint8] = (
+                Preprocessing(self.resize, self.crop).prepare(picture).permute(1, 2, 0).numpy()
+            )
         return Image.fromarray(np.ascontiguousarray(prepared))
 
 

@@ -5,7 +5,6 @@ import io
 import json
 import os
 import uuid
-import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,12 +15,12 @@ from typing import Any, Final, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..manifests.console import ProgressDisplay
 from ..manifests.errors import FormatError, GenintError, UsageError
+from ..manifests.pictures import damage_named, decode_picture
 from ..manifests.shard import sync_folder
 from ..train.checkpoint import Classifier, Preprocessing
 from .metrics.accuracy import Hits, topk_hits
@@ -206,15 +205,6 @@ class Cache:
         }
 
 
-def decode(content: bytes) -> Image.Image:
-    """An RGB picture from the bytes of an image file. Raises OSError or ValueError where it is none or too large."""
-    # What a file's metadata looks like is nothing to tell the user.
-    with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(content)) as opened:
-        if opened.width * opened.height > MAX_PIXELS:
-            raise ValueError(f"{opened.width} x {opened.height} pixels; limit {MAX_PIXELS:,}")
-        return opened.convert("RGB")
-
-
 @dataclass(frozen=True)
 class _Batches(Dataset[tuple[Tensor, NDArray[np.int32]] | str]):
     """Batches of a test set: uint8 images [B, 3, H, W] and labels [B, M], or what is wrong with one of them."""
@@ -235,12 +225,12 @@ class _Batches(Dataset[tuple[Tensor, NDArray[np.int32]] | str]):
         for position in positions:
             # As text: an exception would arrive from a worker with its traceback in the message.
             try:
-                pictures.append(transform(decode(self.test_set.read(position))))
+                content = self.test_set.read(position)
+                with damage_named(self.test_set.key(position)):
+                    pictures.append(transform(decode_picture(content)))
                 labels.append(self.test_set.labels(position))
-            except GenintError as error:
+            except (GenintError, OSError) as error:
                 return str(error)
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-                return f"{self.test_set.key(position)}: unreadable image: {error}"
         return torch.stack(pictures), self._pad(labels)
 
     def _pad(self, labels: list[tuple[int, ...]]) -> NDArray[np.int32]:

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Self
 
 from .errors import FormatError, UsageError
-
-IMAGE_EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"})
+from .pictures import IMAGE_EXTENSIONS
 
 # The first line of a list of tars; no relative path begins so.
 TAR_HEADER = "/tars\t"

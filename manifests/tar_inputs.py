@@ -9,8 +9,9 @@ from typing import Any
 
 from .digits import list_digits
 from .errors import FormatError, GenintError, UsageError
-from .inputs import IMAGE_EXTENSIONS, Listing, Tar, list_images, list_pictures
+from .inputs import Listing, Tar, list_images, list_pictures
 from .manifest import MANIFEST, load_manifest
+from .pictures import IMAGE_EXTENSIONS
 from .shard import Member, iterate_members
 from .sources.stream import InputKind
 from .storage import Storage

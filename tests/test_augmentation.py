@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 from genint.manifests.errors import FormatError
+from genint.manifests.pictures import PictureError, decode_picture, open_picture
 from genint.manifests.randomness import random_words
 from genint.train.augmentation import AUGMENTATIONS, WORDS, Augmentation, AugmentationName, draw_crop, resized_crop
-from genint.train.decoding import decode, open_picture
 from genint.train.vision import v2
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageDraw
@@ -97,7 +97,7 @@ def test_a_large_jpeg_is_decoded_at_reduced_size_to_nearly_the_same_pixels() -> 
     opened = open_picture(content)
     ours = resized_crop(opened, content, box, 224)
     assert opened.size == (600, 450)  # half: 752 rows hold 224 three times
-    theirs = v2.functional.resized_crop(decode(content), 51, 37, 752, 976, [224, 224], antialias=True)
+    theirs = v2.functional.resized_crop(decode_picture(content), 51, 37, 752, 976, [224, 224], antialias=True)
     difference = np.abs(ours.permute(1, 2, 0).numpy().astype(int) - np.asarray(theirs))
     assert difference.mean() < 1.5
     # A shift by a pixel would show at the disc's edge.
@@ -141,7 +141,7 @@ def test_pad_crop_shifts_by_at_most_four_pixels() -> None:
 
 
 def test_pad_crop_wants_pictures_of_its_size() -> None:
-    with pytest.raises(FormatError, match=r"picture of 40 x 30 pixels; pad-crop takes 32 x 32"):
+    with pytest.raises(FormatError, match=r"40 x 30 pixels; pad-crop takes 32 x 32"):
         Augmentation("pad-crop", 32)(encode(picture(40, 30)), words(0))
 
 
@@ -165,24 +165,57 @@ def test_a_damaged_picture_is_refused(file_format: str) -> None:
             Augmentation("standard", 32)(broken, words(0))
 
 
-def test_sixteen_bits_a_channel_are_refused() -> None:
+def test_sixteen_bits_a_channel_keep_their_brightness() -> None:
     content = encode(Image.fromarray(np.full((64, 64), 30_000, np.uint16)), "PNG")
-    with pytest.raises(FormatError, match="pixels of mode I;16; expected 8 bits"):
-        Augmentation("standard", 32)(content, words(0))
+    for name in AUGMENTATIONS:
+        size = 64 if name == "pad-crop" else 32
+        image = Augmentation(name, size)(content, words(0))
+        assert image.shape == (3, size, size)
+        if name in ("standard", "pad-crop", "none"):
+            assert (image == 117).all()
 
 
-def test_orientation_flags_are_left_alone_as_torchvision_does() -> None:
+def test_pictures_are_turned_as_their_orientation_flag_says() -> None:
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     buffer = io.BytesIO()
-    picture(90, 60).save(buffer, "JPEG", exif=exif)
+    picture(90, 60).save(buffer, "JPEG", quality=95, exif=exif)
+    turned = np.rot90(np.asarray(decode_picture(encode(picture(90, 60)))), -1)
     content = buffer.getvalue()
-    pixels = resized_crop(open_picture(content), content, (0, 0, 90, 60), 60)
-    expected = v2.functional.resize(decode(content), [60, 60])
+    pixels = resized_crop(open_picture(content), content, (0, 0, 60, 90), 60)
+    expected = v2.functional.resize(Image.fromarray(turned), [60, 60])
     assert np.abs(pixels.permute(1, 2, 0).numpy().astype(int) - np.asarray(expected)).max() <= 1
+    assert np.array_equal(np.asarray(decode_picture(content)), turned)
+
+
+@pytest.mark.parametrize("shape", [(1, 9000), (650, 13), (95, 95)])
+def test_turning_makes_no_picture_beyond_the_pixel_limit(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int]
+) -> None:
+    monkeypatch.setattr("genint.train.augmentation.MAX_PIXELS", 10_000)
+    turned = []
+
+    def turn(image: Image.Image) -> Image.Image:
+        turned.append(image.rotate(45, expand=True).size)
+        return image.resize((32, 32))
+
+    augmentation = Augmentation("additional", 32)
+    vars(augmentation)["_additional"] = turn
+    augmentation(encode(Image.new("RGB", shape), "PNG"), words(0))
+    width, height = turned[0]
+    assert width * height <= 1.05 * 10_000
+
+
+@pytest.mark.parametrize("shape", [(1, 9000), (9000, 1)])
+def test_a_picture_that_would_grow_beyond_the_limit_is_refused(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int]
+) -> None:
+    monkeypatch.setattr("genint.manifests.pictures.MAX_PIXELS", 1_000_000)
+    with pytest.raises(PictureError, match=r"image too large: \d+ x \d+ pixels, limit 1,000,000 pixels"):
+        Augmentation("none", 32)(encode(Image.new("L", shape), "PNG"), words(0))
 
 
 def test_a_picture_beyond_the_pixel_limit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("genint.train.decoding.MAX_PIXELS", 1000)
+    monkeypatch.setattr("genint.manifests.pictures.MAX_PIXELS", 1000)
     with pytest.raises(FormatError, match="64 x 64 pixels, limit 1,000"):
         Augmentation("standard", 32)(encode(picture(64, 64)), words(0))

@@ -15,11 +15,12 @@ import webdataset
 from genint.manifests import tar_inputs
 from genint.manifests.errors import RecipeError, UsageError
 from genint.manifests.inputs import Listing, imagenet_wnids
+from genint.manifests.pictures import PictureError
 from genint.manifests.shard import load_index, read_sample
 from genint.manifests.sources.natural import NaturalStream
 from genint.manifests.sources.stream import Facts
 from genint.manifests.tar_inputs import list_input
-from genint.pipeline.images.pictures import LostImageError, read_listed
+from genint.pipeline.images.pictures import read_listed
 from PIL import Image
 
 RunCli = Callable[..., Any]
@@ -238,8 +239,8 @@ def test_tar_cut_after_listing_loses_only_what_is_gone(tars: Path) -> None:
     for name in listing.paths:
         try:
             read_listed(listing, "photos", name)
-        except LostImageError as error:
-            lost.append((error.reason, error.detail.partition(":")[0]))
+        except PictureError as error:
+            lost.append((error.reason, error.name))
     assert lost and {name for _, name in lost} <= {p for p in listing.paths if "/s-002.tar/" in p}
     assert {reason for reason, _ in lost} == {"unreadable file"}
 

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from ..manifests.errors import FormatError
+from ..manifests.pictures import MAX_PIXELS, PictureError, damage_named, open_picture, to_rgb
 from .checkpoint import Preprocessing
-from .decoding import damage_named, decode_pixels, open_picture
+from .decoding import decode_pixels
 from .vision import v2
 
 AugmentationName = Literal["standard", "additional", "autoaugment", "pad-crop", "none"]
@@ -50,7 +50,7 @@ class Augmentation:
     crop_scale: tuple[float, float] = (0.08, 1.0)
 
     def __call__(self, content: bytes, words: NDArray[np.uint64]) -> Tensor:
-        """An encoded picture to uint8 [3, size, size], with `WORDS` random words. Raises FormatError where damaged."""
+        """An encoded picture to uint8 [3, size, size], with `WORDS` random words. Raises PictureError where damaged."""
         draws = words.tolist()
         with damage_named():
             image = open_picture(content)
@@ -61,9 +61,9 @@ class Augmentation:
                 return _apply(self._policy, cropped, seed=draws[-1])
             if self.name == "pad-crop":
                 return self._pad_and_crop(decode_pixels(image, content), draws)
-            image = image.convert("RGB")
+            image = to_rgb(image)
             if self.name == "additional":
-                return _apply(self._additional, image, seed=draws[-1])
+                return _apply(self._additional, _reduced_to_turn(image), seed=draws[-1])
             return self._plain.prepare(image)
 
     def _crop(self, image: Image.Image, content: bytes, draws: Sequence[int]) -> Tensor:
@@ -73,8 +73,9 @@ class Augmentation:
 
     def _pad_and_crop(self, pixels: NDArray[np.uint8], draws: Sequence[int]) -> Tensor:
         if pixels.shape[:2] != (self.size, self.size):
-            raise FormatError(
-                f"picture of {pixels.shape[1]} x {pixels.shape[0]} pixels; pad-crop takes {self.size} x {self.size}"
+            raise PictureError(
+                "image of another size",
+                f"{pixels.shape[1]} x {pixels.shape[0]} pixels; pad-crop takes {self.size} x {self.size}",
             )
         rows, columns = (self._mirrored[_below(2 * PADDING + 1, draw) :][: self.size] for draw in draws[:2])
         if draws[-2] >> 63:
@@ -136,11 +137,18 @@ def resized_crop(image: Image.Image, content: bytes, box: Box, size: int) -> Ten
     if reduction > 1:
         image.draft(None, (image.width // reduction, image.height // reduction))
         part = (left / reduction, top / reduction, right / reduction, bottom / reduction)
-        return _to_tensor(image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR, box=part))
+        return _to_tensor(to_rgb(image).resize((size, size), Image.Resampling.BILINEAR, box=part))
     # torch resizes bytes in less than half of Pillow's time, to the same values but for rounding.
     crop = torch.from_numpy(decode_pixels(image, content)[top:bottom, left:right]).permute(2, 0, 1)
     resized: Tensor = torch.nn.functional.interpolate(crop[None], (size, size), mode="bilinear", antialias=True)[0]
     return resized
+
+
+def _reduced_to_turn(image: Image.Image) -> Image.Image:
+    """A picture small enough for its frame to stay within the pixel limit when it is turned by any angle."""
+    # Of all frames around a turned rectangle, that at 45 degrees is the largest: a square of (width + height)^2 / 2.
+    factor = math.ceil((image.width + image.height) / math.sqrt(2 * MAX_PIXELS))
+    return image.reduce(factor) if factor > 1 else image
 
 
 def _to_tensor(image: Image.Image) -> Tensor:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ..manifests.errors import FormatError, UsageError
 from ..manifests.inputs import imagenet_wnids
+from ..manifests.pictures import resized_size
 from ..manifests.shard import sha256_of_file, sync_folder
 from .vision import models, v2
 
@@ -46,8 +47,12 @@ class Preprocessing:
     std: tuple[float, float, float] = IMAGENET_STD
 
     def prepare(self, image: Image.Image) -> Tensor:
-        """An RGB picture to uint8 [3, crop, crop], as torchvision's Resize (bilinear, antialiased) and CenterCrop."""
+        """An RGB picture to uint8 [3, crop, crop], as torchvision's Resize (bilinear, antialiased) and CenterCrop.
+
+        Raises PictureError where it would become too large in between.
+        """
         if self.resize is not None:
+            resized_size(*image.size, self.resize)
             image = v2.functional.resize(image, [self.resize])
         prepared: Tensor = v2.functional.pil_to_tensor(v2.functional.center_crop(image, [self.crop]))
         return prepared

@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..manifests.errors import FormatError, GenintError, UsageError
+from ..manifests.pictures import damage_named, decode_picture
 from ..manifests.randomness import random_words
 from .augmentation import WORDS, Augmentation
 from .checkpoint import Preprocessing
-from .decoding import decode
 from .steps import StreamOrder, rank_slice
 from .streams import Images, TrainStream
 
@@ -187,7 +187,8 @@ class _Prepared(Dataset[tuple[Tensor, Tensor] | _Failure]):
     def _prepare(self, position: int) -> tuple[Tensor, int]:
         content, label = self._images.read(position)
         try:
-            return self._preprocessing.prepare(decode(content)), label
+            with damage_named():
+                return self._preprocessing.prepare(decode_picture(content)), label
         except FormatError as error:
             raise FormatError(f"{self._images.key(position)}: {error}") from error
 

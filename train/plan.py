@@ -1,12 +1,10 @@
 """What a run does with its streams, stage by stage: which take part, how many images a step, how many steps."""
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from PIL import Image
-
 from ..manifests.errors import UsageError
+from ..manifests.pictures import damage_named, open_picture
 from ..manifests.recipe import suggest
 from .configuration import TERMS, AugmentationName, Configuration, Stage
 from .inputs import Inputs
@@ -131,13 +129,10 @@ def _check_image_sizes(configuration: Configuration, plans: Sequence[StagePlan])
 
 
 def image_size(images: Images) -> tuple[int, int]:
-    """Width and height of the first image. Raises UsageError where it cannot be told."""
+    """Width and height of the first image. Raises PictureError where it cannot be told."""
     content, _ = images.read(0)
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            return image.size
-    except OSError as error:
-        raise UsageError(f"{images.key(0)}: not an image: {error}") from error
+    with damage_named(images.key(0)):
+        return open_picture(content).size
 
 
 def describe_plan(plans: Sequence[StagePlan], inputs: Inputs) -> list[str]:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..manifests.errors import FormatError
-from ..manifests.inputs import IMAGE_EXTENSIONS
+from ..manifests.pictures import IMAGE_EXTENSIONS
 from ..manifests.shard import BLOCK, Index, Member, index_path, load_index, read_sample
 
 THREADS = 16

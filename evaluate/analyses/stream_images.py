@@ -1,6 +1,5 @@
 """The samples of a finished stream as arrays: pictures, labels, parameters, object masks and true nuisances."""
 
-import io
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -9,12 +8,13 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from ...manifests.dataset import Dataset
 from ...manifests.errors import FormatError, UsageError
 from ...manifests.manifest import load_manifest
+from ...manifests.pictures import decode_picture
 from ...manifests.samples import StreamSamples
 from ...manifests.world import NUISANCES
 from ...train.checkpoint import Preprocessing
@@ -75,9 +75,9 @@ def read_stream(samples: StreamSamples, positions: Sequence[int] | None = None) 
         try:
             yield StreamSample(
                 int(members["cls"]),
-                _decode(members[extension], "RGB"),
+                decode_picture(members[extension], samples.key(position)),
                 json.loads(members["json"]),
-                _decode(members[MASK], "L") if MASK in members else None,
+                decode_picture(members[MASK], samples.key(position)).convert("L") if MASK in members else None,
             )
         except (KeyError, ValueError, OSError) as error:
             reason = f"no member {error}" if isinstance(error, KeyError) else error
@@ -144,11 +144,3 @@ def check_same_classes(*streams: OfClasses) -> None:
     for other in others:
         if other.class_names != first.class_names:
             raise UsageError(f"streams {first.stream!r} and {other.stream!r} are not of the same classes")
-
-
-def _decode(content: bytes, mode: str) -> Image.Image:
-    try:
-        with Image.open(io.BytesIO(content), formats=["jpeg", "png", "webp"]) as image:
-            return image.convert(mode)
-    except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError) as error:
-        raise ValueError(f"not a readable picture: {error}") from error

@@ -9,10 +9,10 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from ...manifests.dataset import Dataset
 from ...manifests.errors import GenintError
 from ...manifests.manifest import shard_name
+from ...manifests.pictures import decode_picture
 from ...manifests.shard import Index, load_index, read_sample
 from ...manifests.sources.stream import Sample
 from ...manifests.sources.transfer import TransferredStream
-from ..images.pictures import LostImageError
 from ..sources.rendering import RenderContext
 from ..sources.transfer import read_reference
 
@@ -77,7 +77,7 @@ def _first_samples(dataset: Dataset, name: str) -> tuple[str, dict[str, list[tup
                     if sample.key in members:  # a hole otherwise
                         content = read_sample(file, members[sample.key])[plan.stream.extension]
                         tiles += parts.read(sample)
-                        tiles.append((Image.open(io.BytesIO(content)), _caption(sample.parameters)))
+                        tiles.append((decode_picture(content, sample.key), _caption(sample.parameters)))
                 rows[class_names[label]] = tiles
         finally:
             os.close(file)
@@ -100,7 +100,7 @@ class _Parts:
         for part in ("content", "style"):
             try:
                 picture = read_reference(self._context, self._stream, sample.parameters[part])
-            except (LostImageError, GenintError):
+            except GenintError:
                 picture = Image.new("RGB", (TILE, TILE), "grey")
             tiles.append((picture, part))
         return tiles

@@ -1,16 +1,15 @@
 """Make shards of a finished dataset again and compare: parameters (level L1) and bytes (level L2)."""
 
-import io
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from ...manifests.dataset import PLAN, Dataset
 from ...manifests.manifest import RECIPE, Manifest, Record, read_records
+from ...manifests.pictures import decode_picture
 from ...manifests.randomness import Permutation
 from ...manifests.shard import load_index, make_index, read_sample
 from ...manifests.verification import compare_parameters
@@ -89,7 +88,7 @@ def _largest_difference(dataset: Dataset, record: Record, again: Path) -> int | 
         largest = 0
         for key in index:
             first, second = (
-                np.asarray(Image.open(io.BytesIO(read_sample(file.fileno(), members)[extension])), np.int16)
+                np.asarray(decode_picture(read_sample(file.fileno(), members)[extension], key), np.int16)
                 for file, members in ((old, index[key]), (new, index_again[key]))
             )
             if first.shape != second.shape:

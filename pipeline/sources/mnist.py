@@ -11,6 +11,7 @@ from PIL import Image
 from ...manifests.digits import SIDE, Digit, digit_path, load_digits
 from ...manifests.errors import FormatError, GenintError, UsageError
 from ...manifests.inputs import Listing
+from ...manifests.pictures import PictureError, decode_picture
 from ...manifests.sources.mnist import (
     IMAGE_SIZE,
     TEXTURE_FOLDERS,
@@ -22,7 +23,7 @@ from ...manifests.sources.mnist import (
 )
 from ...manifests.sources.stream import Facts, Sample
 from ..images.encode import encode_mask
-from ..images.pictures import LostImageError, decode_picture, naming, read_listed
+from ..images.pictures import read_listed
 from .rendering import RenderContext, Rendered
 
 BATCH = 500
@@ -46,7 +47,7 @@ def check_textures(stream: WildlifeMnistStream, facts: Facts, roots: Mapping[str
     """Raise UsageError where a texture cannot be read."""
     try:
         _load_textures(facts.inputs[stream.textures], stream.textures, _texture_paths(facts, stream))
-    except LostImageError as error:
+    except PictureError as error:
         raise UsageError(f"input {stream.textures!r}: {error}") from error
 
 
@@ -109,13 +110,12 @@ def _texture_paths(facts: Facts, stream: WildlifeMnistStream) -> tuple[tuple[str
 
 @lru_cache(maxsize=1)
 def _load_textures(listing: Listing, name: str, paths: tuple[tuple[str, ...], ...]) -> NDArray[np.uint8]:
-    """Textures [object or background, class, side, side, 3], padded. Raises LostImageError where one is unreadable."""
+    """Textures [object or background, class, side, side, 3], padded. Raises PictureError where one is unreadable."""
     edge = (TEXTURE_PADDING, TEXTURE_PADDING)
     textures = []
     for path in (path for folder in paths for path in folder):
         content = read_listed(listing, name, path)
-        with naming(path):
-            picture = decode_picture(content).image.resize((TEXTURE_SIDE, TEXTURE_SIDE), Image.Resampling.NEAREST)
+        picture = decode_picture(content, path).resize((TEXTURE_SIDE, TEXTURE_SIDE), Image.Resampling.NEAREST)
         textures.append(np.pad(np.asarray(picture), (edge, edge, (0, 0)), "reflect"))
     return np.stack(textures).reshape(len(paths), -1, *textures[0].shape)
 

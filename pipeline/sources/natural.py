@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 
+from ...manifests.pictures import PictureError, damage_named
 from ...manifests.sources.natural import NaturalStream
 from ...manifests.sources.stream import Sample
 from ..images.encode import encode_image
-from ..images.pictures import LostImageError, decode_picture, fit_picture, naming, read_listed
+from ..images.pictures import decode_stored, fit_picture, read_listed
 from .rendering import RenderContext, Rendered
 
 
@@ -16,10 +17,10 @@ def repack_natural(context: RenderContext, stream: NaturalStream, samples: Seque
         path = sample.parameters["path"]
         try:
             content = read_listed(listing, stream.images, path)
-            with naming(path):
+            with damage_named(path):
                 encoded = repack_image(content, stream)
-        except LostImageError as error:
-            yield Rendered(sample, failure=error.reason, detail=error.detail)
+        except PictureError as error:
+            yield Rendered(sample, failure=error.reason, detail=f"{error.name}: {error.detail}")
         else:
             yield Rendered(sample, encoded=encoded)
 
@@ -27,9 +28,9 @@ def repack_natural(context: RenderContext, stream: NaturalStream, samples: Seque
 def repack_image(content: bytes, stream: NaturalStream) -> bytes:
     """Image bytes upright, RGB, resized and cropped as the stream asks; untouched where nothing has to change.
 
-    Raises what `decode_picture` and `fit_picture` raise.
+    Raises PictureError.
     """
-    decoded = decode_picture(content)
+    decoded = decode_stored(content)
     keeps_size = stream.resize is None and stream.crop is None
     if keeps_size and decoded.as_stored and decoded.file_format == stream.image_format:
         return content

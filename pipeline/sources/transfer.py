@@ -13,9 +13,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ...manifests.pictures import PictureError, damage_named, decode_picture
 from ...manifests.sources.stream import Sample
 from ...manifests.sources.transfer import ADAIN_INPUTS, TransferredStream, TransferStream
-from ..images.pictures import LostImageError, decode_picture, fit_picture, naming, read_listed
+from ..images.pictures import fit_picture, read_listed
 from ..style.adain import AdainNetwork, load_adain, make_random_adain
 from ..style.gatys import LossWeights, Pair, evaluation_flop, transfer_styles
 from ..style.vgg import DTYPES, Precision, Vgg, load_vgg, make_random_vgg
@@ -126,8 +127,8 @@ def _read_sources(
                 _to_tensor(read_reference(context, stream, sample.parameters[part]), context.device)
                 for part in ("content", "style")
             ]
-        except LostImageError as error:
-            done[position] = Rendered(sample, failure=error.reason, detail=error.detail)
+        except PictureError as error:
+            done[position] = Rendered(sample, failure=error.reason, detail=f"{error.name}: {error.detail}")
         else:
             yield Source(position, sample, *pictures)
 
@@ -135,7 +136,7 @@ def _read_sources(
 def read_reference(context: RenderContext, stream: TransferredStream, reference: Mapping[str, Any]) -> Image.Image:
     """The picture that a sample's `content` or `style` refers to, of the stream's geometry.
 
-    Raises LostImageError where it cannot be read, GenintError where its input is not on this machine.
+    Raises PictureError where it cannot be read, GenintError where its input is not on this machine.
     """
     if "input" in reference:
         name = reference["path"]
@@ -147,10 +148,10 @@ def read_reference(context: RenderContext, stream: TransferredStream, reference:
         name = reference["key"]
         found = context.reader(reference["stream"]).read_image(reference["sample_index"])
         if found is None:
-            raise LostImageError("content or style is a hole", name)
+            raise PictureError("content or style is a hole", "lost when its own stream was built", name)
         content = found
-    with naming(name):
-        return fit_picture(decode_picture(content).image, stream.resize, stream.crop)
+    with damage_named(name):
+        return fit_picture(decode_picture(content), stream.resize, stream.crop)
 
 
 def _to_tensor(picture: Image.Image, device: str) -> Tensor:

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from genint.evaluate.prediction import decode, predict
+from genint.evaluate.prediction import predict
 from genint.evaluate.test_sets import open_test_set
+from genint.manifests.pictures import decode_picture
 from genint.train.checkpoint import Classifier, Preprocessing, make_model
 from PIL import Image
 
@@ -60,12 +61,12 @@ def main() -> None:
         classifier = Classifier("bench", model, options.arch, names, Preprocessing(), "0" * 64)
         paths = [Path(folder, images.key(position)) for position in range(len(images))]
         prepare = classifier.preprocessing.prepare
-        prepared = torch.stack([prepare(decode(path.read_bytes())) for path in paths])
+        prepared = torch.stack([prepare(decode_picture(path.read_bytes())) for path in paths])
         batches = [classifier.preprocessing.normalize(batch) for batch in prepared.split(options.batch_size)]
 
         def decode_alone() -> None:
             for path in paths:
-                prepare(decode(path.read_bytes()))
+                prepare(decode_picture(path.read_bytes()))
 
         def forward_alone() -> None:
             with torch.inference_mode():

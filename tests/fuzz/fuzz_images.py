@@ -163,8 +163,9 @@ class Readers:
         import torch
         from genint.evaluate.prediction import predict
         from genint.evaluate.test_sets import open_test_set
+        from genint.manifests.pictures import damage_named, decode_picture
         from genint.manifests.sources.natural import NaturalStream
-        from genint.pipeline.images.pictures import decode_picture, fit_picture, naming
+        from genint.pipeline.images.pictures import fit_picture
         from genint.pipeline.sources.natural import repack_image
         from genint.train.augmentation import AUGMENTATIONS, WORDS, Augmentation
         from genint.train.checkpoint import Classifier, Preprocessing
@@ -192,7 +193,7 @@ class Readers:
         )
 
         def repack(stream: NaturalStream, content: bytes):
-            with naming("x"):
+            with damage_named("x"):
                 result = repack_image(content, stream)
             with Image.open(io.BytesIO(result)) as again:
                 again.load()
@@ -200,8 +201,8 @@ class Readers:
                 return again.size
 
         def transfer(content: bytes):
-            with naming("x"):
-                return fit_picture(decode_picture(content).image, 48, 32).size
+            with damage_named("x"):
+                return fit_picture(decode_picture(content), 48, 32).size
 
         def train(name: str, content: bytes):
             return tuple(Augmentation(name, 40 if name == "pad-crop" else 32)(content, words).shape)
@@ -253,18 +254,9 @@ class Readers:
         return _Job(None, self.folder, (), (), 0, 64, 48).prepare(content, "x").size
 
     def action(self, target: str, ext: str, content: bytes):
-        from genint.manifests.errors import GenintError
-        from genint.pipeline.images.pictures import LostImageError
-
-        def run():
-            try:
-                if target in self.direct:
-                    return self.direct[target](content)
-                return self.placed[target](content, ext)
-            except LostImageError as error:  # the sample's hole, counted by its reason
-                raise GenintError(str(error)) from error
-
-        return run
+        if target in self.direct:
+            return lambda: self.direct[target](content)
+        return lambda: self.placed[target](content, ext)
 
     @property
     def targets(self) -> list[str]:
