@@ -71,6 +71,11 @@ class Environment(Table):
     libjpeg_turbo: str
     device: str = Field(description='Kind of device: "cpu: <model>" or "cuda: <model>".')
 
+    @property
+    def id(self) -> str:
+        """Short digest, by which records refer to it."""
+        return hashlib.sha256(dump_json(self.model_dump())).hexdigest()[:12]
+
 
 class Input(Table):
     """An outside input as it was: number of files and digest of their names and sizes (or of the one file)."""
@@ -177,6 +182,11 @@ def shard_name(stream: str, shard_index: int) -> str:
 def record_name(stream: str, shard_index: int) -> str:
     """Path of a shard's record in its dataset."""
     return f"{RECORDS}/{stream}/{shard_index // FOLDER_SIZE:04d}/{shard_index:07d}.json"
+
+
+def environment_name(environment: str) -> str:
+    """Path of an environment in its dataset."""
+    return f"{RECORDS}/environments/{environment}.json"
 
 
 def part_name(stream: str, part_index: int) -> str:

@@ -70,6 +70,17 @@ class Storage:
             return []
         return sorted(PurePosixPath(path).name for path in found)
 
+    def sizes(self, folder: str) -> dict[str, int | None]:
+        """Names directly inside `folder` with their bytes, None for a folder; empty where it does not exist."""
+        try:
+            found = self._fs.ls(self._locate(folder) if folder else self._root, detail=True, refresh=True)
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        return {
+            PurePosixPath(entry["name"]).name: None if entry["type"] == "directory" else int(entry["size"])
+            for entry in found
+        }
+
     def open(self, name: str) -> IO[bytes]:
         """Open `name` for reading."""
         file: IO[bytes] = self._fs.open(self._locate(name), "rb")
@@ -164,6 +175,6 @@ class Storage:
 
     def _locate(self, name: str) -> str:
         parts = PurePosixPath(name).parts
-        if not parts or ".." in parts or name.startswith("/") or "\\" in name:
+        if not parts or ".." in parts or name.startswith("/") or "\\" in name or "\0" in name:
             raise FormatError(f"{self.url}: path {name!r} leaves the dataset folder")
         return f"{self._root.rstrip('/')}/{name}"

@@ -1,19 +1,34 @@
-"""Re-check a finished dataset: every byte against its digest, every sample against the plan. Renders nothing."""
+"""Re-check a finished dataset: its manifest against what recipe, plan and records say, every byte against its digest,
+every sample against the plan. Renders nothing."""
 
+import io
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
+from typing import IO, Any
 
-from .dataset import PLAN, Dataset
-from .errors import FormatError
-from .manifest import SUMS, Manifest, Record, digest_parameters, dump_json, read_records
-from .shard import index_path, load_index, make_index, read_sample, sha256_of_file
+from .dataset import PLAN, Dataset, input_name
+from .errors import FormatError, shorten
+from .manifest import (
+    FOLDER_SIZE,
+    MANIFEST,
+    RECIPE,
+    RECORDS,
+    SUMS,
+    Manifest,
+    Record,
+    StreamEntry,
+    digest_parameters,
+    dump_json,
+    part_name,
+)
+from .shard import TEMPORARY, index_path, load_index, make_index, read_sample, sha256_of_file
 from .sources.stream import Sample
 from .storage import Storage
+from .totals import StreamTotals, part_shards, read_planned_part, sum_lines
 
 FLOAT_TOLERANCE = 1e-12
 
@@ -26,47 +41,193 @@ class Checked:
     problems: list[str]
 
 
-def verify_manifest(dataset: Dataset, manifest: Manifest) -> list[str]:
-    """Problems of the dataset as a whole: what it was planned from, the sums file, the counts.
+def verify_manifest(dataset: Dataset, manifest: Manifest) -> Iterator[str]:
+    """Problems of the dataset as a whole: everything but what is inside the shards.
 
-    Raises FormatError where a file is missing or so damaged that nothing can be planned.
+    Manifest and sums must say what plan, recipe and records make of them; every file must be there in its size, and in
+    the dataset's folders no other. Raises FormatError where a file is missing or so damaged that nothing can be
+    planned.
     """
-    storage = dataset.storage
-    problems = []
-    if dataset.entry.fingerprint != manifest.fingerprint:
-        problems.append(f"{PLAN} is not the plan of the manifest")
-    if dataset.recipe.digest() != manifest.recipe_sha256:
-        problems.append("recipe.toml is not the recipe of the manifest")
-    if not storage.exists(SUMS) or storage.sha256(SUMS) != manifest.sums_sha256:
-        problems.append(f"{SUMS}: missing or altered")
-    else:
-        problems += [f"{name}: sha256 differs from {SUMS}" for name in _altered_files(storage)]
-    for entry in manifest.streams:
-        plan = dataset.plan(entry.name)
-        if plan.num_shards != entry.shards:
-            problems.append(f"stream {entry.name}: {entry.shards} shards, the recipe makes {plan.num_shards}")
-        if entry.samples + sum(entry.failures.values()) != plan.count:
-            problems.append(
-                f"stream {entry.name}: {entry.samples} samples and {sum(entry.failures.values())} holes, "
-                f"the recipe makes {plan.count}"
-            )
-    return problems
+    storage, recipe = dataset.storage, dataset.recipe
+    has_sums = storage.exists(SUMS)
+    if not has_sums or storage.sha256(SUMS) != manifest.sums_sha256:
+        yield f"{SUMS}: missing or altered"
+    if has_sums:
+        yield from _altered_files(storage)
+    yield from _compare_plan(dataset, manifest)
+    names, found = [stream.name for stream in recipe.streams], [entry.name for entry in manifest.streams]
+    if found != names:
+        yield f"{MANIFEST}: streams {shorten(', '.join(found))}; the recipe makes {', '.join(names)}"
+    entries = {entry.name: entry for entry in manifest.streams}
+    totals = []
+    with storage.open(SUMS) if has_sums else io.BytesIO() as file:
+        sums = _Sums(file)
+        for name in names:
+            total, present = StreamTotals(dataset.plan(name)), _Presence(storage)
+            for part_index in range(len(part_shards(total.plan))):
+                records, content = read_planned_part(storage, total.plan, part_index)
+                total.add(records, content)
+                for record in records:
+                    yield from sums.compare(sum_lines(record))
+                    yield from present.compare(record)
+            yield from present.unknown()
+            if name in entries:
+                yield from _compare_entry(entries[name], total)
+            totals.append(total)
+        others = other_files(dataset)
+        yield from sums.compare((storage.sha256(name) if storage.exists(name) else "", name) for name in others)
+        if has_sums:
+            yield from sums.rest()
+    yield from _compare_totals(manifest, totals)
+    yield from _unknown_files(dataset)
 
 
 def _altered_files(storage: Storage) -> Iterator[str]:
     """Files that SHA256SUMS lists and that differ from it, shards and indexes left to their records."""
     with storage.open(SUMS) as sums:
-        for line in sums:
-            digest, name = line.decode().rstrip("\n").split("  ", 1)
-            if not name.endswith((".tar", ".idx")) and (not storage.exists(name) or storage.sha256(name) != digest):
-                yield name
+        for number, line in enumerate(sums, 1):
+            digest, separator, name = line.decode("utf-8", "replace").rstrip("\n").partition("  ")
+            if not separator:
+                yield f"{SUMS}: line {number} is no digest and name"
+            elif not name.endswith((".tar", ".idx")) and (not storage.exists(name) or storage.sha256(name) != digest):
+                yield f"{name}: sha256 differs from {SUMS}"
 
 
-def verify_shards(dataset: Dataset, manifest: Manifest) -> Iterator[Checked]:
-    """Check every shard in turn. Raises FormatError where a manifest part is damaged."""
-    for entry in manifest.streams:
-        for record in read_records(dataset.storage, entry):
-            yield Checked(record, verify_shard(dataset, record))
+def _compare_plan(dataset: Dataset, manifest: Manifest) -> Iterator[str]:
+    """The manifest's own fields against plan and recipe."""
+    entry, recipe = dataset.entry, dataset.recipe
+    if (entry.fingerprint, entry.generator, entry.directions) != (
+        manifest.fingerprint, manifest.generator, manifest.directions
+    ):  # fmt: skip
+        yield f"{PLAN} is not the plan of the manifest"
+    if recipe.digest() != manifest.recipe_sha256:
+        yield f"{RECIPE} is not the recipe of the manifest"
+    if entry.fingerprint.recipe != recipe.flatten():
+        yield f"{PLAN} is not the plan of {RECIPE}"
+    if recipe.name != manifest.name:
+        yield f"{MANIFEST}: name {shorten(manifest.name)!r}, the recipe says {recipe.name!r}"
+    if bool(entry.class_names) != (entry.generator is not None):
+        yield f"{PLAN}: class names without a generator, or none with one"
+    for name, known in entry.fingerprint.inputs.items():
+        listing = dataset.facts.inputs.get(name)
+        if listing is not None and (len(listing.paths), listing.digest) != (known.files, known.sha256):
+            yield f"{input_name(name)}: not the list of the plan"
+    for key, environment in manifest.environments.items():
+        if environment.id != key:
+            yield f"{MANIFEST}: environment {shorten(key)}: altered"
+
+
+def _compare_entry(entry: StreamEntry, total: StreamTotals) -> Iterator[str]:
+    """A stream's entry against what its plan and records make of it."""
+    expected = total.entry()
+    holes = sum(entry.failures.values())
+    if entry.shards != expected.shards:
+        yield f"stream {entry.name}: {entry.shards} shards, the recipe makes {expected.shards}"
+    if entry.samples + holes != total.plan.count:
+        yield f"stream {entry.name}: {entry.samples} samples and {holes} holes, the recipe makes {total.plan.count}"
+    for part, planned in zip(entry.parts, expected.parts, strict=False):
+        if part.sha256 != planned.sha256:
+            yield f"{planned.path}: sha256 differs from the manifest's"
+    for key, value in expected:
+        found = getattr(entry, key)
+        if found != value:
+            yield f"{MANIFEST}: stream {entry.name}: {key} = {shorten(found)}, expected {shorten(value)}"
+
+
+def _compare_totals(manifest: Manifest, totals: list[StreamTotals]) -> Iterator[str]:
+    used = set().union(*(total.environments for total in totals))
+    for key, found, expected in (
+        ("environments", sorted(manifest.environments), sorted(used)),
+        ("retried_shards", manifest.retried_shards, sum(total.retried for total in totals)),
+        ("shard_seconds", manifest.shard_seconds, round(sum(total.seconds for total in totals), 1)),
+    ):
+        if found != expected:
+            yield f"{MANIFEST}: {key} = {shorten(found)}, the records say {shorten(expected)}"
+
+
+class _Sums:
+    """SHA256SUMS, line by line against what it must list, in that order."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._lost = 0
+
+    def compare(self, expected: Iterable[tuple[str, str]]) -> Iterator[str]:
+        """Problems of the next lines: digest and name of each."""
+        for digest, name in expected:
+            line = self._file.readline().decode("utf-8", "replace")
+            if not line:
+                self._lost += 1
+            elif line != f"{digest}  {name}\n":
+                yield f"{name}: sha256 differs from {SUMS}"
+
+    def rest(self) -> Iterator[str]:
+        """Problems of what is left, or was not there."""
+        if self._lost:
+            yield f"{SUMS}: {self._lost:,} lines are missing"
+        if self._file.read(1):
+            yield f"{SUMS}: lists more than there is"
+
+
+class _Presence:
+    """The files of a stream's folders against its records, folder after folder."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._folder = ""
+        self._found: dict[str, int | None] = {}
+
+    def compare(self, record: Record) -> Iterator[str]:
+        """Shard and index: there, and of the size that the record says. Also what the folder before it held besides."""
+        folder = str(PurePosixPath(record.path).parent)
+        if folder != self._folder:
+            yield from self.unknown()
+            self._folder, self._found = folder, self._storage.sizes(folder)
+        for (_, name), expected in zip(sum_lines(record), (record.bytes, record.index_bytes), strict=True):
+            size = self._found.pop(PurePosixPath(name).name, None)
+            if size != expected:
+                yield f"{name}: {'missing' if size is None else f'{size} bytes'}, expected {expected}"
+
+    def unknown(self) -> Iterator[str]:
+        """Files of the last folder that no record knows; readers that go by patterns would read them."""
+        for name in sorted(self._found):
+            if TEMPORARY not in name:
+                yield f"{self._folder}/{name}: no record knows it"
+
+
+def other_files(dataset: Dataset) -> list[str]:
+    """What SHA256SUMS lists after the shards, in its order."""
+    directions = [dataset.entry.directions] if dataset.entry.directions else []
+    return [*directions, *(input_name(name) for name in dataset.recipe.listed_inputs()), RECIPE]
+
+
+def _unknown_files(dataset: Dataset) -> Iterator[str]:
+    """Names in the dataset's folders that it does not have. Beside them, only tars and other folders are strange."""
+    plans = [dataset.plan(stream.name) for stream in dataset.recipe.streams]
+    parts = [part_name(plan.stream.name, i) for plan in plans for i in range(len(part_shards(plan)))]
+    known: dict[str, set[str]] = {"manifest": set(), "directions": set(), "inputs": set()}
+    for folder, separator, name in (path.partition("/") for path in (*parts, *other_files(dataset))):
+        if separator:
+            known[folder].add(name)
+    for plan in plans:
+        known[plan.stream.name] = {f"{number:04d}" for number in range(-(-plan.num_shards // FOLDER_SIZE))}
+    for folder, names in known.items():
+        for name in sorted(dataset.storage.sizes(folder).keys() - names):
+            if TEMPORARY not in name:
+                yield f"{folder}/{name}: not of this dataset"
+    for name, size in sorted(dataset.storage.sizes("").items()):
+        strange = name not in {*known, RECORDS, "preview"} if size is None else name.endswith((".tar", ".idx"))
+        if strange and not name.startswith("."):
+            yield f"{name}: not of this dataset"
+
+
+def verify_shards(dataset: Dataset) -> Iterator[Checked]:
+    """Check every shard that the recipe makes, in turn. Raises FormatError where a manifest part is damaged."""
+    for stream in dataset.recipe.streams:
+        plan = dataset.plan(stream.name)
+        for part_index in range(len(part_shards(plan))):
+            for record in read_planned_part(dataset.storage, plan, part_index)[0]:
+                yield Checked(record, verify_shard(dataset, record))
 
 
 def verify_shard(dataset: Dataset, record: Record) -> list[str]:
@@ -94,6 +255,9 @@ def verify_shard(dataset: Dataset, record: Record) -> list[str]:
         planned = [sample for sample in plan.samples(record.shard_index) if sample.key not in holes]
         if list(index) != [sample.key for sample in planned]:
             return [*problems, f"{record.path}: keys differ from the plan"]
+        ends = (planned[0].key, planned[-1].key) if planned else ("", "")
+        if (record.samples, record.first_key, record.last_key) != (len(planned), *ends):
+            problems.append(f"{record.path}: its record says other keys or another number of samples")
         file = os.open(path, os.O_RDONLY)
         try:
             contents = [read_sample(file, members) for members in index.values()]
@@ -119,7 +283,7 @@ def compare_parameters(sample: Sample, stored: bytes) -> list[str]:
     """
     try:
         found = json.loads(stored)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return [f"parameters are not JSON: {error}"]
     if not isinstance(found, dict):
         return [f"parameters are {stored[:40]!r}, not a table"]

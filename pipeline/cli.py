@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..manifests.console import LONGEST_MESSAGE, exit_codes
-from ..manifests.errors import GenintError, UsageError
+from ..manifests.errors import GenintError, UsageError, shorten
 
 if TYPE_CHECKING:
     from ..manifests.dataset import Dataset
@@ -312,26 +312,36 @@ def status(dataset: str) -> None:
 @input_option
 @device_option
 def verify(dataset: str, rebuild: int | None, weights: str | None, inputs: tuple[str, ...], device: str) -> None:
-    """Check every byte of DATASET against its digests, and every sample against the recipe's plan."""
+    """Check every byte of DATASET against its digests, and manifest and samples against the recipe's plan."""
     from ..manifests.console import ProgressDisplay
     from ..manifests.dataset import load_dataset
+    from ..manifests.errors import FormatError
     from ..manifests.manifest import load_manifest
-    from ..manifests.verification import verify_manifest, verify_shards
+    from ..manifests.verification import other_files, verify_manifest, verify_shards
 
     loaded = load_dataset(dataset, parse_inputs(inputs))
     manifest = load_manifest(loaded.storage)
-    problems = verify_manifest(loaded, manifest)
-    total = sum(stream.shards for stream in manifest.streams)
-    with ProgressDisplay("verify", "shards") as display:
-        for done, checked in enumerate(verify_shards(loaded, manifest), 1):
-            problems += checked.problems
-            display.update(done, total)
-    for problem in problems[:20]:
-        click.echo(problem, err=True)
+    problems: dict[str, None] = {}  # in order, each once
+    shards = samples = 0
+    try:
+        for problem in verify_manifest(loaded, manifest):
+            problems[problem] = None
+        total = sum(loaded.plan(stream.name).num_shards for stream in loaded.recipe.streams)
+        with ProgressDisplay("verify", "shards") as display:
+            for checked in verify_shards(loaded):
+                problems |= dict.fromkeys(checked.problems)
+                shards, samples = shards + 1, samples + checked.record.samples
+                display.update(shards, total)
+    except FormatError as error:
+        problems[str(error)] = None
+    for problem in list(problems)[:20]:
+        click.echo(shorten(problem, LONGEST_MESSAGE), err=True)
     if problems:
         raise GenintError(f"{dataset}: {len(problems)} problems")
-    samples = sum(stream.samples for stream in manifest.streams)
-    click.echo(f"{total:,} shards, {samples:,} samples: every byte and every parameter as recorded")
+    click.echo(
+        f"{len(loaded.recipe.streams)} streams, {shards:,} shards, {samples:,} samples and {len(other_files(loaded))} "
+        "other files: every byte and every parameter as recorded, every record and the manifest as planned"
+    )
     if rebuild:
         _rebuild(loaded, manifest, rebuild, device, weights)
 

@@ -225,7 +225,8 @@ def test_losses_of_another_device_are_no_difference_of_parameters(
     result = run_cli(*rebuild)
     assert result.exit_code == 1
     assert result.out.count("transfer shard") == result.out.count("parameters DIFFERENT, bytes differ") == 3
-    monkeypatch.setattr(worker, "environment_id", lambda environment: "another")
+    other = worker.describe_environment("cpu").model_copy(update={"device": "cpu: another"})
+    monkeypatch.setattr(worker, "describe_environment", lambda device: other)
     result = run_cli(*rebuild)
     assert result.exit_code == 0, result.err
     assert result.out.count("parameters equal, bytes differ in another environment") == 3

@@ -1,6 +1,5 @@
 """The versions and the device that decide bytes."""
 
-import hashlib
 import platform
 from importlib.metadata import version
 
@@ -8,7 +7,7 @@ import torch
 from PIL import features
 
 from ...manifests.device import choose_device, cpu_name
-from ...manifests.manifest import Environment, dump_json
+from ...manifests.manifest import Environment
 
 
 def describe_environment(device: str) -> Environment:
@@ -22,11 +21,6 @@ def describe_environment(device: str) -> Environment:
         libjpeg_turbo=str(features.version("libjpeg_turbo")),
         device=f"cuda: {torch.cuda.get_device_name(device)}" if device.startswith("cuda") else f"cpu: {cpu_name()}",
     )
-
-
-def environment_id(environment: Environment) -> str:
-    """Short digest of an environment, by which records refer to it."""
-    return hashlib.sha256(dump_json(environment.model_dump())).hexdigest()[:12]
 
 
 def check_device(request: str) -> str:

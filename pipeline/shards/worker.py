@@ -11,7 +11,15 @@ from pathlib import Path, PurePosixPath
 import torch
 
 from ...manifests.dataset import load_dataset
-from ...manifests.manifest import Failure, Record, digest_parameters, dump_json, record_name, shard_name
+from ...manifests.manifest import (
+    Failure,
+    Record,
+    digest_parameters,
+    dump_json,
+    environment_name,
+    record_name,
+    shard_name,
+)
 from ...manifests.shard import ShardWriter, index_path
 from ...manifests.sources.stream import Stream
 from ...manifests.storage import Storage
@@ -19,7 +27,7 @@ from ..biggan.generator import load_generator
 from ..images.encode import encode_image
 from ..sources import RENDERERS
 from ..sources.rendering import RenderContext, Rendered
-from .environment import describe_environment, environment_id
+from .environment import describe_environment
 
 ENCODERS = 2
 # Rendered images waiting for an encoder: enough to overlap, little enough to hold in memory.
@@ -68,10 +76,8 @@ class Worker:
             settings.roots,
         )
         environment = describe_environment(settings.device)
-        self._environment = environment_id(environment)
-        self._dataset.storage.write(
-            f"records/environments/{self._environment}.json", dump_json(environment.model_dump())
-        )
+        self._environment = environment.id
+        self._dataset.storage.write(environment_name(environment.id), dump_json(environment.model_dump()))
 
     def make_shard(self, task: Task) -> Record:
         """Render, encode, write and commit one shard. Its record is the commit mark, written last."""
