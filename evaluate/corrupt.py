@@ -29,7 +29,7 @@ from ..manifests.shard import TEMPORARY
 from ..train.checkpoint import Preprocessing
 from .metrics.corruption_error import CORRUPTIONS, SEVERITIES, TEST_CORRUPTIONS
 from .test_sets import CorruptionSet, TestSet
-from .test_sets.imagenet_c import MARKER, open_corrupted, read_marker
+from .test_sets.imagenet_c import MARKER, dump_marker, open_corrupted, read_marker
 from .test_sets.objectnet import ObjectNetSet, is_objectnet
 from .test_sets.test_set import FileSet
 
@@ -79,7 +79,7 @@ def corrupt(
                 if progress:
                     progress(done, len(source))
             # Written last: a marker that says finished means that every image is there.
-            _write(folder / MARKER, _dump({**marker, "finished": True}))
+            _write(folder / MARKER, dump_marker({**marker, "finished": True}))
     return open_corrupted(str(folder), str(folder))
 
 
@@ -275,7 +275,7 @@ def _start(folder: Path, marker: dict[str, Any]) -> bool:
             was = ", ".join(f"{key}: {_brief(found.get(key))} -> {_brief(marker[key])}" for key in changed)
             raise UsageError(f"{folder}: holds another corrupted copy ({was}); choose another folder")
         return bool(found["finished"])
-    _write(folder / MARKER, _dump(marker))
+    _write(folder / MARKER, dump_marker(marker))
     return False
 
 
@@ -323,7 +323,3 @@ def _write(path: Path, content: bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _dump(marker: dict[str, Any]) -> bytes:
-    return (json.dumps(marker, indent=1, sort_keys=True) + "\n").encode()

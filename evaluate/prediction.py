@@ -6,7 +6,7 @@ import json
 import os
 import uuid
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,7 +31,7 @@ Progress = Callable[[int], None]
 
 TOP: Final = 5
 # Of what is kept: entries of another one are made again.
-CACHE_VERSION: Final = 1
+CACHE_VERSION: Final = 2
 MAX_PIXELS: Final = 178_956_970  # Pillow's own limit, at which it only warns
 # Batches that each worker holds ready.
 PREFETCH: Final = 2
@@ -125,7 +125,8 @@ def predict_sets(
     total, before = sum(len(test_set) for test_set in test_sets), 0
     with ProgressDisplay(classifier.name, "images") as display:
         for test_set in test_sets:
-            found = cache.load(classifier, test_set, precision) if cache else None
+            kept = cache.entry(classifier, test_set, precision) if cache else None
+            found = kept.load() if kept else None
             if found is None:
 
                 def show(done: int, before: int = before, name: str = test_set.name) -> None:
@@ -133,8 +134,8 @@ def predict_sets(
 
                 show(0)
                 found = predict(classifier, test_set, batch_size, workers, device, precision, show)
-                if cache:
-                    cache.save(classifier, test_set, precision, found)
+                if kept:
+                    kept.save(found)
             before += len(found)
             yield test_set, found
 
@@ -153,45 +154,18 @@ def match_classes(test_set: TestSet, classifier: Classifier) -> NDArray[np.int32
 
 
 class Cache:
-    """Predictions in a folder, one file for each classifier (by its file's sha256), test set (by digest and protocol),
-    preprocessing and precision."""
+    """Predictions in a folder, one file for each classifier (by its file's sha256), test set (by digest, what would be
+    read now, and protocol), preprocessing and precision."""
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
 
-    def path(self, classifier: Classifier, test_set: TestSet, precision: Precision) -> Path:
-        return self.folder / f"{_digest(self._identity(classifier, test_set, precision))}.npz"
+    def entry(self, classifier: Classifier, test_set: TestSet, precision: Precision) -> "CacheEntry":
+        """The place of one prediction. Ask before images are read: what is written meanwhile is of another entry.
 
-    def load(self, classifier: Classifier, test_set: TestSet, precision: Precision) -> Predictions | None:
-        """What was saved; None where there is nothing, or nothing whole."""
-        path = self.path(classifier, test_set, precision)
-        try:
-            with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-                found = Predictions(arrays["top5"], arrays["labels"])
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            return None
-        return found if len(found) == len(test_set) == len(found.labels) else None
-
-    def save(self, classifier: Classifier, test_set: TestSet, precision: Precision, found: Predictions) -> None:
-        """Put predictions in place, whole or not at all."""
-        path = self.path(classifier, test_set, precision)
-        identity = json.dumps(self._identity(classifier, test_set, precision), sort_keys=True)
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, top5=found.top5, labels=found.labels, identity=np.array(identity))
-        self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name}.tmp.{uuid.uuid4().hex}")
-        try:
-            with open(temporary, "wb") as file:
-                file.write(buffer.getvalue())
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-            sync_folder(path.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-    def _identity(self, classifier: Classifier, test_set: TestSet, precision: Precision) -> dict[str, Any]:
-        return {
+        Raises FormatError where a shard of the set is not what its record says.
+        """
+        identity = {
             "version": CACHE_VERSION,
             "checkpoint": classifier.sha256,
             "arch": classifier.arch,
@@ -199,10 +173,47 @@ class Cache:
             "preprocessing": repr(classifier.preprocessing),
             "name": test_set.name,
             "test_set": test_set.digest(),
+            "stamp": test_set.stamp(),
             "set_class_names": _digest(list(test_set.class_names)),
             "protocol": test_set.protocol,
             "precision": precision,
         }
+        return CacheEntry(self.folder / f"{_digest(identity)}.npz", identity, len(test_set))
+
+
+@dataclass(frozen=True)
+class CacheEntry:
+    """One file of a cache, there or not yet; `count` images belong into it."""
+
+    path: Path
+    identity: Mapping[str, Any]
+    count: int
+
+    def load(self) -> Predictions | None:
+        """What was saved; None where there is nothing, or nothing whole."""
+        try:
+            with open(self.path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+                found = Predictions(arrays["top5"], arrays["labels"])
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return None
+        return found if len(found) == len(found.labels) == self.count else None
+
+    def save(self, found: Predictions) -> None:
+        """Put predictions in place, whole or not at all."""
+        buffer = io.BytesIO()
+        identity = np.array(json.dumps(self.identity, sort_keys=True))
+        np.savez_compressed(buffer, top5=found.top5, labels=found.labels, identity=identity)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_name(f"{self.path.name}.tmp.{uuid.uuid4().hex}")
+        try:
+            with open(temporary, "wb") as file:
+                file.write(buffer.getvalue())
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, self.path)
+            sync_folder(self.path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Accuracy, intervals, corruption errors, predictions and the paper's numbers, against numbers worked out by hand."""
 
 import io
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from genint.evaluate.metrics.corruption_error import (
 )
 from genint.evaluate.prediction import Cache, match_classes, predict, predict_sets
 from genint.evaluate.report.paper import paper_accuracy, paper_cells, paper_corruption
+from genint.evaluate.test_sets import FileSet, open_test_set
 from genint.manifests.errors import FormatError, GenintError, UsageError
 from genint.train.checkpoint import Classifier, Preprocessing
 from PIL import Image
@@ -66,6 +68,9 @@ class Pictures:
 
     def digest(self) -> str:
         return f"{self.count} pictures"
+
+    def stamp(self) -> str:
+        return self.digest()
 
     def transform(self, preprocessing: Preprocessing) -> Callable[[Image.Image], Tensor]:
         return preprocessing.prepare
@@ -204,21 +209,39 @@ def test_interrupted_evaluation_goes_on_where_it_was(tmp_path: Path) -> None:
 
 def test_cache_is_for_one_checkpoint_set_protocol_and_precision(tmp_path: Path) -> None:
     cache, one, pictures = Cache(tmp_path), classifier(Oracle()), Pictures()
-    cache.save(one, pictures, "fp32", predict(one, pictures))
-    assert cache.load(one, pictures, "fp32") is not None
-    assert cache.load(one, pictures, "bf16") is None
-    assert cache.load(replace(one, sha256="1" * 64), pictures, "fp32") is None
-    assert cache.load(replace(one, preprocessing=replace(PLAIN, crop=3)), pictures, "fp32") is None
-    assert cache.load(one, replace(pictures, protocol="zoomed"), "fp32") is None
-    assert cache.load(one, replace(pictures, count=39), "fp32") is None
+    cache.entry(one, pictures, "fp32").save(predict(one, pictures))
+    assert cache.entry(one, pictures, "fp32").load() is not None
+    assert cache.entry(one, pictures, "bf16").load() is None
+    assert cache.entry(replace(one, sha256="1" * 64), pictures, "fp32").load() is None
+    assert cache.entry(replace(one, preprocessing=replace(PLAIN, crop=3)), pictures, "fp32").load() is None
+    assert cache.entry(one, replace(pictures, protocol="zoomed"), "fp32").load() is None
+    assert cache.entry(one, replace(pictures, count=39), "fp32").load() is None
+
+
+def test_cache_is_for_the_files_as_they_were_read(tmp_path: Path) -> None:
+    for label in "ab":
+        (tmp_path / "set" / label).mkdir(parents=True)
+        for number in range(40):
+            Image.new("RGB", (4, 4)).save(tmp_path / "set" / label / f"{number:02d}.png")
+    cache, one = Cache(tmp_path / "kept"), classifier(Constant())
+    (pictures,) = open_test_set(f"folder={tmp_path / 'set'}")
+    assert isinstance(pictures, FileSet)
+    before = cache.entry(one, pictures, "fp32").path
+    assert cache.entry(one, replace(pictures), "fp32").path == before
+    # Neither its size nor the few images that a digest reads tell that this one was written anew.
+    changed = tmp_path / "set" / "a" / "01.png"
+    changed.write_bytes(changed.read_bytes())
+    os.utime(changed, (1, 1))
+    assert replace(pictures).digest() == pictures.digest()
+    assert cache.entry(one, replace(pictures), "fp32").path != before
 
 
 def test_damaged_cache_entry_is_made_again(tmp_path: Path) -> None:
-    cache, one, pictures = Cache(tmp_path), classifier(Oracle()), Pictures()
-    cache.save(one, pictures, "fp32", predict(one, pictures))
-    path = cache.path(one, pictures, "fp32")
-    path.write_bytes(path.read_bytes()[:100])
-    assert cache.load(one, pictures, "fp32") is None
+    one, pictures = classifier(Oracle()), Pictures()
+    entry = Cache(tmp_path).entry(one, pictures, "fp32")
+    entry.save(predict(one, pictures))
+    entry.path.write_bytes(entry.path.read_bytes()[:100])
+    assert entry.load() is None
 
 
 def test_wilson_interval_agrees_with_hand_numbers() -> None:

@@ -19,7 +19,7 @@ from genint.evaluate.analyses.nuisances import (
 )
 from genint.evaluate.analyses.stream_images import StreamImages
 from genint.evaluate.cli import finish
-from genint.evaluate.metrics.label_accuracy import label_accuracy
+from genint.evaluate.metrics.label_accuracy import check_images, label_accuracy
 from genint.evaluate.metrics.rank_agreement import rank_agreement
 from genint.evaluate.metrics.variance import within_class_sd
 from genint.evaluate.report.results import Analysis, Results, load_results
@@ -183,3 +183,14 @@ def test_streams_of_one_name_go_by_their_dataset_too(reference: Path, tmp_path: 
     assert names == ["mine:interventional", "yours:interventional", "natural"]
     with pytest.raises(UsageError, match="mine:natural: given twice"):
         list(load_distributions([texts[2], texts[2]], Preprocessing(None, 32), 2))
+
+
+def test_too_few_images_are_refused_before_a_reader_is_trained() -> None:
+    check_images(np.arange(34) % 2, "enough")
+    for labels, problem in [
+        (np.array([0, 0, 0, 0, 1, 1, 1]), "few: 3 images of class 1"),
+        (np.zeros(100, int), "1 classes"),
+        (np.arange(20) % 2, "few: 20 images; telling labels from nuisances takes 34"),
+    ]:
+        with pytest.raises(UsageError, match=problem):
+            check_images(labels, "few")

@@ -122,6 +122,40 @@ def test_mapping_that_does_not_join_is_refused_by_name(release: Path) -> None:
         join_mapping(release / "mappings")
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "problem"),
+    [
+        ("objectnet_to_imagenet_1k.json", b'{"Banana": ["banana"]}', "'Banana': \\['banana'\\]; expected a text"),
+        ("objectnet_to_imagenet_1k.json", b"[" * 100_000, "nested too deeply"),
+        ("folder_to_objectnet_label.json", b"[1]", "holds a list; expected an object"),
+        (
+            "folder_to_objectnet_label.json",
+            b'{"full_sized_towel": "Bath towel"}',
+            "'Clock \\(wall\\)' is no label|'Banana'",
+        ),
+        ("pytorch_to_imagenet_2012_id.json", b'{"0": "x"}', "'0': 'x'; expected a class from 0 to 999"),
+        ("pytorch_to_imagenet_2012_id.json", b'{"0": 1e999}', "1e999 is too large"),
+        ("pytorch_to_imagenet_2012_id.json", b'{"0": 1}', "1 classes with a line of their own; expected 1,000"),
+        ("imagenet_to_label_2012_v2", b"\xff\xfet", "not UTF-8"),
+    ],
+)
+def test_damaged_mapping_is_named_with_its_place(release: Path, file: str, content: bytes, problem: str) -> None:
+    (release / "mappings" / file).write_bytes(content)
+    with pytest.raises(FormatError, match=f"mappings/{file}: .*{problem}"):
+        opened(release)
+
+
+def test_a_mapping_that_lacks_entries_says_so_beside_every_number(release: Path) -> None:
+    assert opened(release).protocol.endswith(
+        "incomplete: the mapping has 3 of 113 shared folders and 4 of 125 ImageNet classes"
+    )
+    labels = dict(LABELS)
+    del labels["bathrobe"]
+    (release / "mappings" / "folder_to_objectnet_label.json").write_text(json.dumps(labels))
+    with pytest.raises(FormatError, match="no label for the folder images/bathrobe"):
+        opened(release)
+
+
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_border_is_cut_off_before_anything_else(release: Path, protocol: str) -> None:
     one = opened(release, protocol)

@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +11,16 @@ import pytest
 import scipy.io
 import torch
 from genint.evaluate.metrics.accuracy import accuracy
-from genint.evaluate.prediction import predict
+from genint.evaluate.prediction import Cache, predict
 from genint.evaluate.test_sets import KINDS, open_test_set
 from genint.evaluate.test_sets import imagenet as imagenet_module
 from genint.evaluate.test_sets.imagenet import open_imagenet
+from genint.evaluate.test_sets.streams import class_label
 from genint.manifests.errors import FormatError, UsageError
 from genint.manifests.manifest import load_manifest
 from genint.manifests.samples import StreamSamples
 from genint.manifests.storage import Storage
+from genint.manifests.world import CLASSES
 from genint.train.checkpoint import Classifier, Preprocessing
 from PIL import Image
 from torch import Tensor, nn
@@ -134,6 +137,53 @@ def test_flat_imagenet_without_whole_ground_truth_is_refused(flat: Path) -> None
     (flat / "ILSVRC2012_val_00000009.png").unlink()
     with pytest.raises(UsageError, match="149 images and no wnid folders"):
         open_imagenet(str(flat), "imagenet=DIR")
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"\xff\n", "no list of labels"),
+        (b'"' + b"x" * 200_000, "no list of labels"),
+        (b"ILSVRC2012_val_00000001.png " + b"9" * 5000, "line 1: .* is neither a label"),
+        (b"ILSVRC2012_val_00000001.png 1\nval/ILSVRC2012_val_00000001.png 2\n", "line 2: another label"),
+    ],
+)
+def test_damaged_list_of_labels_is_named_with_its_line(flat: Path, content: bytes, problem: str) -> None:
+    (flat / "val.txt").write_bytes(content)
+    with pytest.raises(FormatError, match=rf"val\.txt: {problem}"):
+        open_test_set(f"imagenet={flat}")
+
+
+@pytest.mark.parametrize(("file", "content"), [("meta.mat", b"no table"), ("meta.mat", b""), ("truth", b"1\nx\n")])
+def test_damaged_devkit_is_named(flat: Path, file: str, content: bytes) -> None:
+    truth = flat / "ILSVRC2012_validation_ground_truth.txt"
+    truth.write_bytes(b"1\n" * 150)
+    synsets = np.array([(1, WNIDS[0])], dtype=[("ILSVRC2012_ID", "i4"), ("WNID", "O")])
+    scipy.io.savemat(flat / "meta.mat", {"synsets": synsets})
+    (truth if file == "truth" else flat / file).write_bytes(content)
+    with pytest.raises(FormatError, match=r"meta\.mat: |ground_truth\.txt: "):
+        open_test_set(f"imagenet={flat}")
+
+
+def test_label_that_is_none_of_the_streams_is_named_with_its_sample(reference: Path) -> None:
+    (stream,) = open_test_set(f"shards={reference}:natural")
+    for content in (b"x", b"-1", b"10", b"9" * 5000, b""):
+        with pytest.raises(FormatError, match=r"natural-\d+: label .*; expected a number below 10"):
+            class_label(stream.samples, 0, {"cls": content})
+
+
+def test_altered_shard_is_no_more_what_was_predicted_of(reference: Path, tmp_path: Path) -> None:
+    shutil.copytree(reference, tmp_path / "dataset")
+    cache, reader = Cache(tmp_path / "cache"), oracle(*CLASSES)
+    (stream,) = open_test_set(f"shards={tmp_path / 'dataset'}:natural")
+    assert cache.entry(reader, stream, "fp32").load() is None
+    shard = next((tmp_path / "dataset").glob("natural/*/*.tar"))
+    content = bytearray(shard.read_bytes())
+    content[-11_000] ^= 1
+    shard.write_bytes(content)
+    (stream,) = open_test_set(f"shards={tmp_path / 'dataset'}:natural")
+    with pytest.raises(FormatError, match="sha256 differs from its record's"):
+        cache.entry(reader, stream, "fp32")
 
 
 def test_a_folder_of_ones_own_is_matched_by_class_names(tmp_path: Path) -> None:

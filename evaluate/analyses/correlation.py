@@ -217,18 +217,20 @@ def analyse_correlation(
     location, name = parse_stream(predictor)
     dataset = load_dataset(location)
     generated = load_images(predictor, preprocessing)
-    fitted = fit_stream_predictor(dataset, generated, preprocessing, PredictorSettings(epochs=epochs), device)
     found: list[StreamImages] = []
     for text, images in zip(distributions, load_distributions(distributions, preprocessing, limit), strict=True):
         found.append(images)
         if is_natural(*parse_stream(text)):
             found += [mixup_images(images), autoaugment_images(images)]
     sizes = {len(images) for images in found}
-    known = len(found[0].class_names)
+    tested = load_images(test, preprocessing)
+    check_same_classes(tested, *found)
+    known = len(tested.class_names)
+    if known < 2:
+        raise UsageError(f"stream {tested.stream!r}: one class; a correlation with labels takes 2 or more")
     counts = tuple(count for count in (2, 5, 10, 20, 50, 100, 200, 500, 1000) if count <= known)
-    report = measure_correlations(
-        fitted, name, found, load_images(test, preprocessing), CorrelationSettings(class_counts=counts)
-    )
+    fitted = fit_stream_predictor(dataset, generated, preprocessing, PredictorSettings(epochs=epochs), device)
+    report = measure_correlations(fitted, name, found, tested, CorrelationSettings(class_counts=counts))
     save_figure(plot_correlations(report), folder / "correlation.svg")
     texts = [
         "How well a classifier reads the label off the nuisances that a frozen predictor sees in an image, over chance "

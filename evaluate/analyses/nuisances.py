@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from ...manifests.errors import UsageError
 from ...manifests.world import IMAGE_SIZE, NUISANCES
-from ..metrics.label_accuracy import label_accuracy
+from ..metrics.label_accuracy import check_images, label_accuracy
 from ..metrics.variance import coefficients_of_determination, within_class_sd
 from ..report.page import save_figure
 from ..report.plots import LEGEND, WIDTH, draw_bars, legend_beside
@@ -216,14 +216,14 @@ def analyse_nuisances(
 ) -> Analysis:
     """The true dependence of nuisances and labels in streams of the mini world."""
     preprocessing = stream_preprocessing([reader, reference, *held_out, *streams])
+    measured = list(load_distributions(streams, preprocessing, limit))
+    for images in measured:
+        check_images(images.class_labels, f"stream {images.stream!r}")
+    compared = load_images(reference, preprocessing, limit)
+    unseen = [load_images(text, preprocessing) for text in held_out]
+    check_same_classes(compared, *unseen, *measured)
     fitted = fit_nuisance_reader(load_images(reader, preprocessing), epochs)
-    report = measure_dependences(
-        fitted,
-        parse_stream(reader)[1],
-        load_images(reference, preprocessing, limit),
-        [load_images(text, preprocessing) for text in held_out],
-        list(load_distributions(streams, preprocessing, limit)),
-    )
+    report = measure_dependences(fitted, parse_stream(reader)[1], compared, unseen, measured)
     save_figure(plot_dependences(report), folder / "nuisances.svg")
     errors = "; ".join(
         f"{error.stream}: {100 * float(np.mean(list(error.r2.values()))):.0f} % of the variance explained"

@@ -1,6 +1,5 @@
 """The samples of a finished stream as arrays: pictures, labels, parameters, object masks and true nuisances."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -12,12 +11,14 @@ from PIL import Image
 from torch import Tensor
 
 from ...manifests.dataset import Dataset
-from ...manifests.errors import FormatError, UsageError
+from ...manifests.errors import FormatError, UsageError, shorten
+from ...manifests.json_files import parse_json
 from ...manifests.manifest import load_manifest
 from ...manifests.pictures import decode_picture
 from ...manifests.samples import StreamSamples
 from ...manifests.world import NUISANCES
 from ...train.checkpoint import Preprocessing
+from ..test_sets.streams import class_label
 
 MASK = "mask.png"
 
@@ -48,8 +49,12 @@ class StreamImages:
 
     @property
     def sample_indices(self) -> NDArray[np.int64]:
-        """Position [N] of each sample in its stream's own numbering."""
-        return np.array([parameters["sample_index"] for parameters in self.parameters], np.int64)
+        """Position [N] of each sample in its stream's own numbering. Raises FormatError where one has none."""
+        found = [parameters.get("sample_index") for parameters in self.parameters]
+        wrong = next((index for index in found if type(index) is not int or not 0 <= index < 2**62), 0)
+        if wrong != 0:
+            raise FormatError(f"stream {self.stream!r}: sample index {shorten(repr(wrong))}; expected a number")
+        return np.array(found, np.int64)
 
     def take(self, rows: NDArray[np.int64]) -> "StreamImages":
         """The samples `rows`, in that order."""
@@ -74,9 +79,9 @@ def read_stream(samples: StreamSamples, positions: Sequence[int] | None = None) 
         members = samples.read(position, [extension, "cls", "json", MASK])
         try:
             yield StreamSample(
-                int(members["cls"]),
+                class_label(samples, position, members),
                 decode_picture(members[extension], samples.key(position)),
-                json.loads(members["json"]),
+                _parameters(samples, position, members["json"]),
                 decode_picture(members[MASK], samples.key(position)).convert("L") if MASK in members else None,
             )
         except (KeyError, ValueError, OSError) as error:
@@ -113,7 +118,8 @@ def prepare_mask(mask: Image.Image, preprocessing: Preprocessing) -> NDArray[np.
 
 def read_labels(samples: StreamSamples) -> NDArray[np.int64]:
     """Class label of every sample [N], without decoding any picture."""
-    return np.array([int(samples.read(position, ["cls"])["cls"]) for position in range(len(samples))], np.int64)
+    found = (class_label(samples, position, samples.read(position, ["cls"])) for position in range(len(samples)))
+    return np.fromiter(found, np.int64, len(samples))
 
 
 def true_nuisances(images: StreamImages) -> NDArray[np.float64]:
@@ -122,9 +128,9 @@ def true_nuisances(images: StreamImages) -> NDArray[np.float64]:
     Raises UsageError for other streams: what they show was never written down.
     """
     try:
-        rows = [[parameters["nuisances"][n.name] for n in NUISANCES] for parameters in images.parameters]
-    except KeyError as error:
-        raise UsageError(f"stream {images.stream!r}: samples have no true nuisances ({error})") from error
+        rows = [[float(parameters["nuisances"][n.name]) for n in NUISANCES] for parameters in images.parameters]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(f"stream {images.stream!r}: samples have no true nuisances ({shorten(str(error))})") from error
     return np.array(rows, np.float64)
 
 
@@ -144,3 +150,11 @@ def check_same_classes(*streams: OfClasses) -> None:
     for other in others:
         if other.class_names != first.class_names:
             raise UsageError(f"streams {first.stream!r} and {other.stream!r} are not of the same classes")
+
+
+def _parameters(samples: StreamSamples, position: int, content: bytes) -> dict[str, Any]:
+    where = f"{samples.storage}: sample {samples.key(position)}"
+    parameters = parse_json(content, where)
+    if not isinstance(parameters, dict):
+        raise FormatError(f"{where}: parameters are {shorten(repr(parameters))}; expected an object")
+    return parameters

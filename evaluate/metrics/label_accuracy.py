@@ -13,6 +13,8 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 from torch.nn import functional as F
 
+from ...manifests.errors import UsageError
+
 HIDDEN = 512
 LEARNING_RATE = 1e-3
 BATCH = 100
@@ -63,6 +65,22 @@ def standardize(train: NDArray[np.float64], test: NDArray[np.float64]) -> tuple[
     mean, sd = train.mean(0), train.std(0)
     sd = np.where(sd > 0, sd, 1.0)
     return (train - mean) / sd, (test - mean) / sd
+
+
+def check_images(class_labels: NDArray[np.int64], name: str) -> None:
+    """Raise UsageError where `label_accuracy` cannot hold out and learn from so few images of a stream."""
+    labels, counts = np.unique(class_labels, return_counts=True)
+    if len(labels) < 2 or counts.min() < FOLDS:
+        raise UsageError(
+            f"{name}: {counts.min()} images of class {labels[counts.argmin()]}, {len(labels)} classes; telling labels "
+            f"from nuisances takes {FOLDS} images of each of 2 classes or more: give larger streams or more --images"
+        )
+    learned = len(class_labels) - -(-len(class_labels) // FOLDS)
+    if learned < NEIGHBOURS:
+        raise UsageError(
+            f"{name}: {len(class_labels)} images; telling labels from nuisances takes "
+            f"{NEIGHBOURS * FOLDS // (FOLDS - 1) + 1}: give larger streams or more --images"
+        )
 
 
 def label_accuracy(

@@ -2,12 +2,14 @@
 
 import csv
 import re
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
 from scipy.io import loadmat
+from scipy.io.matlab import MatReadError
 
-from ...manifests.errors import FormatError, UsageError
+from ...manifests.errors import FormatError, UsageError, shorten
 from ...manifests.inputs import Listing, imagenet_wnids, list_pictures
 from .test_set import FileSet, check_counts, existing_folder, folder_labels, list_class_folders
 
@@ -16,6 +18,8 @@ PROTOCOL = "the classifier's own resize and crop; one label of 1,000"
 # Ground truth of a flat folder, in it or in the folder above, by what is in it.
 LABEL_LISTS = ("val.txt", "LOC_val_solution.csv")
 DEVKIT = "ILSVRC2012_validation_ground_truth.txt"
+# What scipy raises where a file is no .mat, or of another version or content.
+DAMAGED_MAT = (MatReadError, ValueError, KeyError, IndexError, TypeError, EOFError, NotImplementedError, zlib.error)
 WNID = re.compile(r"n\d{8}")
 
 
@@ -74,17 +78,23 @@ def _flat_labels(listing: Listing, root: Path, where: str) -> tuple[tuple[int, .
 def read_label_list(path: Path) -> dict[str, int]:
     """Labels by file name without extension, from lines `FILE LABEL`, `FILE WNID`, or Kaggle's `FILE,WNID x y x y`."""
     wnids = {wnid: label for label, wnid in enumerate(imagenet_wnids())}
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.reader(file, delimiter="," if path.suffix == ".csv" else " ") if row]
-    labels = {}
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = [row for row in csv.reader(file, delimiter="," if path.suffix == ".csv" else " ") if row]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise FormatError(f"{path}: no list of labels: {error}") from error
+    labels: dict[str, int] = {}
     for number, row in enumerate(rows, 1):
         if number == 1 and row[0] == "ImageId":
             continue
         value = row[1].split()[0] if len(row) > 1 and row[1].strip() else ""
-        label = int(value) if value.isascii() and value.isdecimal() else wnids.get(value, -1)
+        label = int(value) if value.isascii() and value.isdecimal() and len(value) <= 4 else wnids.get(value, -1)
         if not 0 <= label < len(wnids):
-            raise FormatError(f"{path}: line {number}: {value!r} is neither a label from 0 to 999 nor a wnid")
-        labels[Path(row[0]).stem] = label
+            raise FormatError(
+                f"{path}: line {number}: {shorten(repr(value))} is neither a label from 0 to 999 nor a wnid"
+            )
+        if labels.setdefault(Path(row[0]).stem, label) != label:
+            raise FormatError(f"{path}: line {number}: another label for {shorten(row[0])}, which has one above")
     return labels
 
 
@@ -96,13 +106,19 @@ def read_devkit(folder: Path, images: int) -> list[int]:
     path = folder / "meta.mat"
     if not path.is_file():
         raise UsageError(f"{folder / DEVKIT}: numbers are the devkit's own ids; put its meta.mat (in data/) beside it")
-    synsets = loadmat(path, squeeze_me=True)["synsets"]
     wnids = {wnid: label for label, wnid in enumerate(imagenet_wnids())}
-    # The inner nodes of WordNet are listed too, after the 1,000 classes.
-    labels = {
-        int(entry["ILSVRC2012_ID"]): wnids[str(entry["WNID"])] for entry in synsets if str(entry["WNID"]) in wnids
-    }
-    numbers = [int(line) for line in (folder / DEVKIT).read_text("ascii").split()]
+    try:
+        synsets = loadmat(path, squeeze_me=True)["synsets"]
+        # The inner nodes of WordNet are listed too, after the 1,000 classes.
+        labels = {
+            int(entry["ILSVRC2012_ID"]): wnids[str(entry["WNID"])] for entry in synsets if str(entry["WNID"]) in wnids
+        }
+    except DAMAGED_MAT as error:
+        raise FormatError(f"{path}: not the devkit's table of classes: {shorten(str(error))}") from error
+    try:
+        numbers = [int(line) for line in (folder / DEVKIT).read_bytes().decode("ascii").split()]
+    except ValueError as error:
+        raise FormatError(f"{folder / DEVKIT}: not one number a line: {shorten(str(error))}") from error
     wrong = next((number for number in numbers if number not in labels), None)
     if wrong is not None or len(numbers) != images:
         found = f"id {wrong} is no class of meta.mat" if wrong is not None else f"{len(numbers):,} lines"

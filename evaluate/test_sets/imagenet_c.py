@@ -1,17 +1,22 @@
 """ImageNet-C (Hendrycks & Dietterich 2019) and corrupted copies of other sets: one set a corruption and severity."""
 
+import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from PIL import Image
+from pydantic import Field
 from torch import Tensor
 
 from ...manifests.errors import FormatError, UsageError
 from ...manifests.inputs import imagenet_wnids
+from ...manifests.json_files import parse_json
+from ...manifests.manifest import dump_json
+from ...manifests.sources.stream import Table
 from ...train.checkpoint import Preprocessing
 from ..metrics.corruption_error import CORRUPTIONS, EXTRA_CORRUPTIONS, SEVERITIES, TEST_CORRUPTIONS
 from .test_set import (
@@ -27,6 +32,7 @@ from .test_set import (
 MARKER: Final = "corrupted.json"
 OFFICIAL_CROP: Final = 224
 IMAGES_PER_CLASS: Final = 50
+MOST_CLASSES: Final = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,9 @@ class CorruptionSet:
 
     def digest(self) -> str:
         return self._files.digest()
+
+    def stamp(self) -> str:
+        return self._files.stamp()
 
     def transform(self, preprocessing: Preprocessing) -> Callable[[Image.Image], Tensor]:
         if self.crop is None:
@@ -156,24 +165,53 @@ def is_corrupted_copy(folder: str | Path) -> bool:
     return (Path(folder) / MARKER).is_file()
 
 
+class CopySource(Table):
+    """The set that a corrupted copy was made of."""
+
+    name: str
+    digest: str
+    class_names: list[str] = Field(min_length=1, max_length=MOST_CLASSES)
+    images: int = Field(ge=1)
+
+
+class CopyMarker(Table):
+    """What a corrupted copy says of itself, with the digest of the rest: an altered number is no fact any more."""
+
+    generated: Literal[True]
+    finished: bool
+    source: CopySource
+    corruptions: list[str] = Field(min_length=1)
+    severities: list[int] = Field(min_length=1)
+    seed: int = Field(ge=0)
+    resize: int | None = Field(ge=1)
+    crop: int | None = Field(ge=1)
+    versions: dict[str, str]
+    sha256: str
+
+
+def dump_marker(marker: Mapping[str, Any]) -> bytes:
+    """A marker's file."""
+    return (json.dumps({**marker, "sha256": _digest(marker)}, indent=1, sort_keys=True) + "\n").encode()
+
+
+def _digest(marker: Mapping[str, Any]) -> str:
+    rest = {key: value for key, value in marker.items() if key != "sha256"}
+    return hashlib.sha256(dump_json(rest)).hexdigest()
+
+
 def read_marker(root: Path, where: str) -> dict[str, Any]:
     """What a corrupted copy says of itself. Raises UsageError where it says nothing, FormatError if damaged."""
     path = root / MARKER
     if not path.is_file():
         raise UsageError(f"{where}: no {MARKER}: not a corrupted copy that genint-evaluate corrupt made")
-    try:
-        marker = json.loads(path.read_text())
-        if marker["generated"] is not True:
-            raise ValueError("generated is not true")
-        source, known = marker["source"], set(CORRUPTIONS)
-        if not set(marker["corruptions"]) <= known or not set(marker["severities"]) <= set(SEVERITIES):
-            raise ValueError("unknown corruptions or severities")
-        for entry, key in ((source, "name"), (source, "class_names"), (source, "images"), (marker, "finished")):
-            entry[key]
-        marker["crop"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise FormatError(f"{path}: damaged: {type(error).__name__}: {error}") from error
-    return dict(marker)
+    content = path.read_bytes()
+    tree = parse_json(content, path)
+    marker = CopyMarker.from_json(content, str(path)).model_dump(exclude={"sha256"})
+    if not set(marker["corruptions"]) <= set(CORRUPTIONS) or not set(marker["severities"]) <= set(SEVERITIES):
+        raise FormatError(f"{path}: damaged: unknown corruptions or severities")
+    if tree["sha256"] != _digest(tree):
+        raise FormatError(f"{path}: damaged: altered since genint-evaluate corrupt wrote it; make the copy again")
+    return marker
 
 
 def _folders(

@@ -3,7 +3,6 @@
 Its licence forbids to tune any model on it, and to post an image of it without the red border that marks it.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,8 +11,9 @@ from typing import Any, Final
 from PIL import Image
 from torch import Tensor
 
-from ...manifests.errors import FormatError, UsageError
+from ...manifests.errors import FormatError, UsageError, shorten
 from ...manifests.inputs import imagenet_wnids
+from ...manifests.json_files import parse_json
 from ...train.checkpoint import Preprocessing
 from .test_set import FileSet, existing_folder, list_class_folders
 
@@ -21,6 +21,9 @@ BORDER: Final = 2
 RED: Final = (255, 0, 0)
 # Images of the 113 classes shared with ImageNet, as usually quoted for release 1.0; counted, never required.
 USUAL_IMAGES: Final = 18_574
+# Of the mapping as published: folders that have an ImageNet class, and the classes they have together.
+SHARED_FOLDERS: Final = 113
+SHARED_CLASSES: Final = 125
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,10 @@ def open_objectnet(location: str, where: str) -> list[FileSet]:
         raise UsageError(f"{where}: no folder images in it; expected ObjectNet as it unpacks (objectnet-1.0)")
     classes = join_mapping(root / MAPPINGS)
     listing = list_class_folders(root / "images", where)
+    labelled = _read_texts(root / MAPPINGS / FOLDER_LABELS)
+    unlabelled = [name for name in listing.folders if name not in labelled]
+    if unlabelled:
+        raise FormatError(f"{root / MAPPINGS / FOLDER_LABELS}: no label for the folder images/{unlabelled[0]}")
     missing = sorted(set(classes) - set(listing.folders))
     if missing:
         raise UsageError(
@@ -116,10 +123,20 @@ def open_objectnet(location: str, where: str) -> list[FileSet]:
         else ()
     )
     shown = PROTOCOLS[name]
+    known = {label for labels in classes.values() for label in labels}
+    whole = (len(classes), len(known)) == (SHARED_FOLDERS, SHARED_CLASSES)
+    incomplete = (
+        ""
+        if whole
+        else (
+            f"; incomplete: the mapping has {len(classes)} of {SHARED_FOLDERS} shared folders and {len(known)} of "
+            f"{SHARED_CLASSES} ImageNet classes"
+        )
+    )
     return [
         ObjectNetSet(
             name=f"objectnet:{name}",
-            protocol=shown.describe(name),
+            protocol=shown.describe(name) + incomplete,
             class_names=imagenet_wnids(),
             root=listing.root,
             paths=tuple(path for path, _, _ in chosen),
@@ -127,9 +144,7 @@ def open_objectnet(location: str, where: str) -> list[FileSet]:
             path_labels=tuple(labels for _, _, labels in chosen),
             marked="official",
             notes=notes,
-            allowed=tuple(sorted({label for labels in classes.values() for label in labels}))
-            if shown.restricted
-            else None,
+            allowed=tuple(sorted(known)) if shown.restricted else None,
             shown=shown,
         )
     ]
@@ -141,11 +156,10 @@ def join_mapping(folder: Path) -> dict[str, tuple[int, ...]]:
 
     Raises FormatError that names the entry which does not join.
     """
-    labels = _read_json(folder / FOLDER_LABELS)
-    imagenet = _read_json(folder / IMAGENET_LABELS)
-    numbers = _read_json(folder / CLASS_LINES)
+    labels = _read_texts(folder / FOLDER_LABELS)
+    imagenet = _read_texts(folder / IMAGENET_LABELS)
     lines = _read_text(folder / LABEL_LINES).splitlines()
-    class_of_line = {int(line): int(label) for label, line in numbers.items()}
+    class_of_line = _read_class_lines(folder / CLASS_LINES, len(lines))
     # "crane" stands for two classes; the first is kept, and none of the mapping's labels is ambiguous.
     line_of_label: dict[str, int] = {}
     ambiguous = set()
@@ -194,17 +208,40 @@ def is_objectnet(folder: str | Path) -> bool:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(_read_text(path))
-    except ValueError as error:
-        raise FormatError(f"{path}: not JSON: {error}") from error
+    content = parse_json(_read_text(path).encode(), path)
     if not isinstance(content, dict):
         raise FormatError(f"{path}: holds a {type(content).__name__}; expected an object")
     return content
 
 
+def _read_texts(path: Path) -> dict[str, str]:
+    content = _read_json(path)
+    wrong = next((name for name, text in content.items() if not isinstance(text, str) or not text.strip()), None)
+    if wrong is not None:
+        raise FormatError(f"{path}: {shorten(repr(wrong))}: {shorten(repr(content[wrong]))}; expected a text")
+    return content
+
+
+def _read_class_lines(path: Path, lines: int) -> dict[int, int]:
+    """ImageNet class (0 to 999) by line of the label file, from an object of class to line."""
+    content, classes = _read_json(path), len(imagenet_wnids())
+    known = {str(label) for label in range(classes)}
+    for text, line in content.items():
+        if text not in known or type(line) is not int or not 0 <= line < lines:
+            raise FormatError(
+                f"{path}: {shorten(repr(text))}: {shorten(repr(line))}; expected a class from 0 to {classes - 1} and a "
+                f"line of {LABEL_LINES} from 0 to {lines - 1}"
+            )
+    found = {line: int(text) for text, line in content.items()}
+    if len(found) != classes:
+        raise FormatError(f"{path}: {len(found)} classes with a line of their own; expected {classes:,}")
+    return found
+
+
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_bytes().decode("utf-8")
     except FileNotFoundError as error:
         raise UsageError(f"{path}: missing; expected ObjectNet's own mapping files") from error
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{path}: not UTF-8: {error.reason} at byte {error.start}") from error

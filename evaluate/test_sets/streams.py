@@ -1,13 +1,13 @@
 """Streams of a finished genint dataset, found by its manifest."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from PIL import Image
 from torch import Tensor
 
-from ...manifests.errors import FormatError, UsageError
+from ...manifests.errors import FormatError, UsageError, shorten
 from ...manifests.manifest import load_manifest
 from ...manifests.samples import StreamSamples
 from ...manifests.storage import Storage
@@ -31,7 +31,7 @@ class StreamSet:
         return len(self.samples)
 
     def labels(self, position: int) -> tuple[int, ...]:
-        return (int(self.samples.read(position, ["cls"])["cls"]),)
+        return (class_label(self.samples, position, self.samples.read(position, ["cls"])),)
 
     def read(self, position: int) -> bytes:
         extension = self.samples.entry.image_extension
@@ -48,11 +48,29 @@ class StreamSet:
         shards = "".join(f"{record.path}\t{record.sha256}\n" for record in self.samples.records)
         return hashlib.sha256(shards.encode()).hexdigest()
 
+    def stamp(self) -> str:
+        for shard in range(len(self.samples.records)):
+            self.samples.check_shard(shard)
+        return self.digest()
+
     def transform(self, preprocessing: Preprocessing) -> Callable[[Image.Image], Tensor]:
         return preprocessing.prepare
 
     def frame(self, picture: Image.Image) -> Image.Image:
         return picture
+
+
+def class_label(samples: StreamSamples, position: int, members: Mapping[str, bytes]) -> int:
+    """Label of a sample whose members were read. Raises FormatError where it has none of its stream's classes."""
+    text, classes = members.get("cls", b""), len(samples.entry.class_names)
+    # A label has at most six digits, as the pipeline writes them.
+    label = int(text) if text.isdigit() and len(text) <= 6 else classes
+    if label >= classes:
+        raise FormatError(
+            f"{samples.storage}: sample {samples.key(position)}: label {shorten(repr(text))}; expected a number below "
+            f"{classes}"
+        )
+    return label
 
 
 def open_streams(location: str, where: str) -> list[StreamSet]:

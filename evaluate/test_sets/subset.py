@@ -60,6 +60,9 @@ class StreamSubset:
         places = ",".join(map(str, self.positions))
         return hashlib.sha256(f"{self.whole.digest()}\t{places}".encode()).hexdigest()
 
+    def stamp(self) -> str:
+        return self.whole.stamp()
+
     def transform(self, preprocessing: Preprocessing) -> Callable[[Image.Image], Tensor]:
         return self.whole.transform(preprocessing)
 

@@ -68,6 +68,11 @@ class TestSet(Protocol):
         """sha256 of what is in the set: its file names, sizes and labels, or its shards' digests."""
         ...
 
+    def stamp(self) -> str:
+        """What would be read now, in short: it differs where a file was written since, and shards are compared with
+        their records. Kept predictions hold for it alone. Raises FormatError where a shard is not its record's."""
+        ...
+
     def transform(self, preprocessing: Preprocessing) -> Callable[[Image.Image], Tensor]:
         """From an RGB picture to the uint8 [3, crop, crop] that a classifier of that preprocessing is given."""
         ...
@@ -118,11 +123,25 @@ class FileSet:
             digest.update(hashlib.sha256(self.read(position)).digest())
         return digest.hexdigest()
 
+    def stamp(self) -> str:
+        digest = hashlib.sha256(self.digest().encode())
+        for path in self.paths:
+            found = _stat(os.path.join(self.root, path))
+            digest.update(f"{found.st_size}\t{found.st_mtime_ns}\n".encode())
+        return digest.hexdigest()
+
     def transform(self, preprocessing: Preprocessing) -> Callable[[Image.Image], Tensor]:
         return preprocessing.prepare
 
     def frame(self, picture: Image.Image) -> Image.Image:
         return picture
+
+
+def _stat(path: str) -> os.stat_result:
+    try:
+        return os.stat(path)
+    except FileNotFoundError as error:
+        raise FormatError(f"{path}: missing") from error
 
 
 def read_file(path: str) -> bytes:
