@@ -58,6 +58,7 @@ class Record(Table):
     attempt: int = Field(ge=1)
     seconds: float = Field(ge=0)
     failures: list[Failure] = []
+    remarks: dict[str, int] = Field({}, description="Samples that were made but are worth a word, counted by it.")
 
 
 class Environment(Table):
@@ -146,6 +147,7 @@ class StreamEntry(Table):
     shards: int
     bytes: int
     failures: dict[str, int] = Field(description="Holes by reason.")
+    remarks: dict[str, int] = Field({}, description="Samples that were made but are worth a word, counted by it.")
     parts: list[Part]
 
 

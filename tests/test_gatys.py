@@ -7,6 +7,7 @@ import torch
 from genint.manifests.errors import FormatError
 from genint.pipeline.style.gatys import (
     BatchedLbfgs,
+    LossWeights,
     Pair,
     Transferred,
     find_targets,
@@ -260,3 +261,52 @@ def test_quadratics_of_different_curvature_are_solved_side_by_side() -> None:
     for _ in range(40):
         x = x + descent.move(curvatures * x)
     assert x.abs().max() < 1e-4
+
+
+# Divergence.
+
+
+@pytest.fixture(scope="module")
+def results() -> tuple[list[Transferred], list[Transferred]]:
+    """Forty images as last evaluated, and as best evaluated; the network is rough enough to make some diverge."""
+    rough = make_random_vgg(CHANNELS, seed=5)
+    pairs = make_pairs([2 + number % 7 for number in range(40)], seed=4)
+    weights = LossWeights(1.0, 1e4)
+    last, best = (
+        sorted(transfer_styles(rough, pairs, 3, weights, keep_best=keep), key=lambda result: result.position)
+        for keep in (False, True)
+    )
+    return last, best
+
+
+def test_first_loss_is_that_of_the_content(results: tuple[list[Transferred], list[Transferred]]) -> None:
+    rough = make_random_vgg(CHANNELS, seed=5)
+    contents, styles = pictures(40, 4), pictures(40, 104)
+    content, style = transfer_losses(rough, contents, find_targets(rough, contents, styles), LossWeights(1.0, 1e4))
+    for last, expected in zip(results[0], content + style, strict=True):
+        assert last.first_loss == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_images_that_end_worse_than_they_began_are_told(results: tuple[list[Transferred], list[Transferred]]) -> None:
+    last, best = results
+    diverged = [result.position for result in last if result.content_loss + result.style_loss > result.first_loss]
+    assert 0 < len(diverged) < len(last)
+    assert [result.position for result in last if result.diverged] == diverged
+    assert not any(result.diverged for result in best)
+
+
+def test_the_best_evaluation_is_kept_with_its_own_losses(
+    results: tuple[list[Transferred], list[Transferred]],
+) -> None:
+    rough, weights = make_random_vgg(CHANNELS, seed=5), LossWeights(1.0, 1e4)
+    contents, styles = pictures(40, 4), pictures(40, 104)
+    targets = find_targets(rough, contents, styles)
+    last, best = results
+    content, style = transfer_losses(rough, torch.stack([result.image for result in best]), targets, weights)
+    better = 0
+    for one, other, loss in zip(best, last, content + style, strict=True):
+        found = one.content_loss + one.style_loss
+        assert found == pytest.approx(loss.item(), rel=1e-3)
+        assert found <= min(other.content_loss + other.style_loss, one.first_loss) * (1 + 1e-6)
+        better += not torch.equal(one.image, other.image)
+    assert 0 < better < 40

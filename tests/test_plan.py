@@ -2,12 +2,17 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from genint.manifests.directions import coordinates, load_directions
 from genint.manifests.recipe import load_recipe
 from genint.manifests.sources.stream import Facts, GeneratorFacts, StreamPlan
+from genint.manifests.storage import Storage
 from genint.pipeline.biggan.directions import exact_directions
+from genint.pipeline.biggan.fast_generator import fold
 from genint.pipeline.biggan.generator import load_generator
 from genint.pipeline.shards.settle import weights_location
+from genint.pipeline.sources.generated import render_generated
+from genint.pipeline.sources.rendering import RenderContext
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +105,28 @@ def test_threshold_sampling_bounds_the_latent(tiny_recipe, facts):
     stream = load_recipe(str(tiny_recipe), overrides).stream("observational")
     latents = stream.latents(facts, np.arange(30))
     assert 1.2 < np.abs(latents).max() <= 1.5
-    assert stream.statistics_truncation == 1.0
+    assert stream.batch_norm_truncation == 1.0
+
+
+def test_statistics_of_another_truncation_are_rendered_and_recorded(tiny_recipe, facts, tmp_path):
+    half = ["streams.observational.truncation=0.5"]
+    other = [*half, "streams.observational.statistics_truncation=1.0"]
+    recipe = load_recipe(str(tiny_recipe), other)
+    stream, without = (load_recipe(str(tiny_recipe), o).stream("observational") for o in (other, half))
+    indices = np.arange(4)
+    samples = stream.samples(facts, indices)
+    assert samples[0].parameters["statistics_truncation"] == 1.0
+    assert "statistics_truncation" not in without.samples(facts, indices)[0].parameters
+    assert np.array_equal(stream.latents(facts, indices), without.latents(facts, indices))
+    model = load_generator(weights_location("mini")).model
+    context = RenderContext(recipe, facts, Storage(tmp_path), "cpu", model)
+    found = np.stack([rendered.image for rendered in render_generated(context, stream, samples)])
+    latents = torch.from_numpy(stream.latents(facts, indices))
+    labels = torch.tensor([sample.class_label for sample in samples])
+    size = recipe.generator.batch_size
+    at_one, at_half = (fold(model, t, batch_size=size).render(latents, labels)[0] for t in (1.0, 0.5))
+    assert np.array_equal(found, at_one)
+    assert not np.array_equal(found, at_half)
 
 
 def test_parameters_are_json_and_complete(recipe, facts):

@@ -18,11 +18,14 @@ from genint.manifests.manifest import load_manifest, read_records
 from genint.manifests.recipe import load_recipe, read_recipe
 from genint.manifests.shard import load_index, read_sample, sha256_of_file
 from genint.manifests.sources.stream import Facts
+from genint.manifests.sources.transfer import TransferStream
 from genint.manifests.storage import Storage
+from genint.pipeline.images.pictures import fit_thumbnail
 from genint.pipeline.mini.fit_encoder import EncoderSettings, fit_encoder, measure_encoder
 from genint.pipeline.release import preview
 from genint.pipeline.shards import estimate, worker
 from genint.pipeline.shards.settle import gather
+from genint.pipeline.sources.transfer import optimisation_flop
 from genint.pipeline.style import vgg
 from genint.pipeline.style.adain import make_random_adain
 from genint.pipeline.style.gatys import evaluation_flop
@@ -331,6 +334,70 @@ def test_styles_are_drawn_by_class_and_then_uniformly_in_it() -> None:
     assert stream.samples(facts, np.array([4711]))[0] == samples[4711]
 
 
+def test_released_schedule_counts_in_tens_and_measures_after_the_last_move() -> None:
+    overrides = ["streams.transfer.evaluations=[20, 70]", "streams.transfer.schedule=released"]
+    recipe = read_recipe(RECIPE.replace("num_samples = 24", "num_samples = 6000"), "test", overrides)
+    stream = recipe.stream("transfer")
+    samples = stream.samples(gather_facts(recipe), np.arange(6000))
+    counts = Counter(sample.parameters["evaluations"] for sample in samples)
+    # Of 51 numbers, one stays 20, and ten each become 30, 40, 50, 60 and 70.
+    assert sorted(counts) == [21, 31, 41, 51, 61, 71]
+    assert counts[21] == pytest.approx(6000 / 51, rel=0.3)
+    assert all(counts[count] == pytest.approx(60000 / 51, rel=0.12) for count in (31, 41, 51, 61, 71))
+    assert isinstance(stream, TransferStream)
+    assert stream.mean_evaluations == pytest.approx((21 + 10 * (31 + 41 + 51 + 61 + 71)) / 51)
+    assert samples[0].parameters["schedule"] == "released" and "keep" not in samples[0].parameters
+
+
+def test_keys_of_the_released_code_are_in_no_digest_where_they_are_not_used() -> None:
+    text = read_recipe(RECIPE, "test").to_toml()
+    assert not [key for key in ("geometry", "schedule", "keep", "statistics_truncation") if key in text]
+
+
+def test_released_thumbnail_bounds_the_longer_side_and_leaves_black_bars() -> None:
+    wide, small = Image.new("RGB", (600, 400), "white"), Image.new("RGB", (100, 60), "white")
+    rows = np.asarray(fit_thumbnail(wide, 300, 256)).any(axis=(1, 2))
+    assert rows.sum() == 200 and rows[28:228].all()
+    pixels = np.asarray(fit_thumbnail(small, 300, 256))
+    assert pixels.shape == (256, 256, 3)
+    assert (pixels[98:158, 78:178] == 255).all() and pixels.sum() == 255 * 3 * 100 * 60
+    assert small.size == (100, 60)
+
+
+def test_transfers_as_released_are_built_and_made_again(
+    run_cli: RunCli, weights: dict[str, Path], photos: Path, paintings: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "recipe.toml").write_text("""
+        name = "released"
+        seed = 1
+        [[streams]]
+        name = "transfer"
+        source = "transfer"
+        content = "photos"
+        style = "paintings"
+        encoder = "tiny-vgg"
+        evaluations = [1, 9]
+        geometry = "released"
+        schedule = "released"
+        keep = "best"
+        num_samples = 3
+        resize = 40
+        crop = 32
+        image_format = "png"
+    """)
+    roots = {"photos": photos, "paintings": paintings, "tiny-vgg": weights["tiny-vgg"]}
+    inputs = [f"--input={name}={path}" for name, path in roots.items()]
+    out = tmp_path / "dataset"
+    built = run_cli("build-shards", tmp_path / "recipe.toml", "--out", out, "--workers", 1, "--device", "cpu", *inputs)
+    assert built.exit_code == 0, built.err
+    for sample in read_stream(out, "transfer").values():
+        parameters = json.loads(sample["json"])
+        assert (parameters["evaluations"], parameters["geometry"], parameters["keep"]) == (11, "released", "best")
+        assert decode(sample["png"]).shape == (32, 32, 3)
+    again = run_cli("verify", out, "--rebuild", 1, "--device", "cpu", *inputs)
+    assert again.exit_code == 0 and "parameters equal, bytes equal" in again.out
+
+
 def gather_facts(recipe: Any) -> Facts:
     """Facts of a recipe whose inputs do not matter."""
     from genint.manifests.sources.stream import GeneratorFacts
@@ -389,6 +456,7 @@ def test_pair_that_makes_no_sense_is_named(build: RunCli, change: tuple[str, str
         ("streams.transfer.crop=33", "crop = 33: larger than resize = 32"),
         ("streams.transfer.evaluations=[8, 3]", "the least is more than the most"),
         ("streams.transfer.evaluations=[0, 3]", "greater than or equal to 1"),
+        ("streams.fast.geometry=released", 'geometry = "released" is for method = "gatys" only'),
         ("streams.stylized.style=decoder", "input 'decoder' is read as weights and as images"),
     ],
 )
@@ -471,6 +539,15 @@ def test_dry_run_times_transfers_without_weights_or_earlier_streams(build: RunCl
 def test_flop_of_an_evaluation_are_those_of_the_paper() -> None:
     # 14.7 GFLOP forward and as many back, and 5.4 of the Gram matrices.
     assert evaluation_flop(make_random_vgg(), 256) == pytest.approx(34.8e9, rel=0.01)
+
+
+def test_pictures_as_released_are_optimised_at_twice_their_size(weights: dict[str, Path]) -> None:
+    roots = {"tiny-vgg": str(weights["tiny-vgg"])}
+    plain, released = (
+        optimisation_flop(read_recipe(RECIPE, "test", overrides).stream("transfer"), roots)
+        for overrides in ([], ["streams.transfer.geometry=released"])
+    )
+    assert released == pytest.approx(4 * plain)
 
 
 def test_optimisation_of_more_than_an_hour_on_a_cpu_is_announced_with_its_flop(

@@ -32,6 +32,13 @@ class GeneratedStream(Stream):
     )
     latents_per_class: int = Field(gt=0, description="Latents drawn for each class, independently between classes.")
     truncation: float = Field(1.0, gt=0, description="t: scale of the latents, and which batch-norm statistics.")
+    statistics_truncation: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Batch-norm statistics of another t than the latents'. The released intervention generator scales "
+        "the latents by t and keeps those of 1.0; the paper's t = 0.2 baseline uses those of t.",
+    )
     sampler: Literal["scaled", "threshold"] = Field(
         "scaled",
         description="scaled: t * TruncNormal(-2, 2), as the package; threshold: |z| <= t by resampling, as BigGAN, "
@@ -58,8 +65,10 @@ class GeneratedStream(Stream):
         return facts.generator.class_names
 
     @property
-    def statistics_truncation(self) -> float:
+    def batch_norm_truncation(self) -> float:
         """The truncation whose batch-norm statistics the generator uses."""
+        if self.statistics_truncation is not None:
+            return self.statistics_truncation
         return self.truncation if self.sampler == "scaled" else 1.0
 
     def class_labels(self, facts: Facts) -> list[int]:
@@ -101,7 +110,7 @@ class GeneratedStream(Stream):
     def samples(self, facts: Facts, indices: NDArray[np.int64]) -> list[Sample]:
         assert facts.generator is not None
         names = facts.generator.class_names
-        shared = {
+        shared: dict[str, Any] = {
             "source": self.source,
             "stream": self.name,
             "seed": facts.seed,
@@ -109,6 +118,8 @@ class GeneratedStream(Stream):
             "truncation": self.truncation,
             "sampler": self.sampler,
         }
+        if self.statistics_truncation is not None:
+            shared["statistics_truncation"] = self.statistics_truncation
         columns = {key: column.tolist() for key, column in self._columns(facts, indices).items()}
         return [
             Sample(

@@ -15,6 +15,9 @@ from .stream import Facts, InputKind, Name, Rehearsal, Role, Sample, Stream
 
 ADAIN_INPUTS = ("vgg-normalised", "decoder")
 
+# Evaluations of one call of L-BFGS in the released loop, which counts them between calls.
+RELEASED_OUTER_STEP = 10
+
 Evaluations = Annotated[int, Field(ge=1, le=100)]
 
 
@@ -46,6 +49,11 @@ class TransferredStream(Stream):
         if self.crop > self.resize:
             raise ValueError(f"crop = {self.crop}: larger than resize = {self.resize}")
         return self
+
+    @property
+    def working_side(self) -> int:
+        """Side in pixels of the images that are computed; results are brought to `crop`."""
+        return self.crop
 
     @property
     def network_inputs(self) -> Sequence[str]:
@@ -166,6 +174,23 @@ class TransferStream(TransferredStream):
         1e6, ge=0, description="gatys: of the style loss; the released one, for the large activations of vgg19."
     )
     alpha: float = Field(1.0, ge=0, le=1, description="adain: strength of the style.")
+    # None in these three, not a name for the default: recipes that do not use them keep their digests.
+    geometry: Literal["released"] | None = Field(
+        None,
+        description="gatys: as the released code on a GPU: `resize` bounds the longer side of content and style, and "
+        "nothing is magnified before the crop, which has black bars where a side is shorter; both are doubled for the "
+        "optimisation, and the result is halved. Four times the work.",
+    )
+    schedule: Literal["released"] | None = Field(
+        None,
+        description="gatys: as the released loop, which counts in outer steps of ten. A drawn number is rounded up to "
+        "a multiple of ten, and every evaluation is followed by a move; one evaluation more gives the final losses.",
+    )
+    keep: Literal["best"] | None = Field(
+        None,
+        description="gatys: of an image's evaluations, keep the one of the smallest loss. By default the last: without "
+        "a line search a few in a hundred end with a larger loss than they began with, as in the released code.",
+    )
 
     @model_validator(mode="after")
     def _evaluations_are_a_range(self) -> Self:
@@ -173,30 +198,51 @@ class TransferStream(TransferredStream):
             raise ValueError(f"evaluations = {self.evaluations}: the least is more than the most")
         return self
 
+    @model_validator(mode="after")
+    def _keys_fit_the_method(self) -> Self:
+        for key in ("geometry", "schedule", "keep"):
+            if self.method != "gatys" and getattr(self, key) is not None:
+                raise ValueError(f'{key} = "{getattr(self, key)}" is for method = "gatys" only')
+        return self
+
+    @property
+    def working_side(self) -> int:
+        return 2 * self.crop if self.geometry == "released" else self.crop
+
     @property
     def network_inputs(self) -> Sequence[str]:
         return (self.encoder,) if self.method == "gatys" else ADAIN_INPUTS
 
     @property
     def mean_evaluations(self) -> float:
-        return sum(self.evaluations) / 2
+        least, most = self.evaluations
+        return float(self._scheduled(np.arange(least, most + 1)).mean())
 
     def rehearsal(self, on_cpu: bool) -> Rehearsal:
         rehearsal = super().rehearsal(on_cpu)
         if self.method == "adain":
             return rehearsal
         few = 3
-        shorter = rehearsal.stream.model_copy(update={"evaluations": [few, few]})
+        shorter = rehearsal.stream.model_copy(update={"evaluations": [few, few], "schedule": None})
         return replace(rehearsal, stream=shorter, factor=self.mean_evaluations / few)
 
     def _shared(self) -> dict[str, Any]:
-        return {"method": "adain", "alpha": self.alpha} if self.method == "adain" else {"method": "gatys"}
+        if self.method == "adain":
+            return {"method": "adain", "alpha": self.alpha}
+        keys = {key: getattr(self, key) for key in ("geometry", "schedule", "keep")}
+        return {"method": "gatys", **{key: value for key, value in keys.items() if value is not None}}
 
     def _draws(self, words: NDArray[np.uint64]) -> dict[str, NDArray[np.int64]]:
         if self.method == "adain":
             return {}
         least, most = self.evaluations
-        return {"evaluations": least + integers_below(most - least + 1, words)}
+        return {"evaluations": self._scheduled(least + integers_below(most - least + 1, words))}
+
+    def _scheduled(self, evaluations: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Evaluations that are computed where so many [N] were drawn."""
+        if self.schedule is None:
+            return evaluations
+        return -(-evaluations // RELEASED_OUTER_STEP) * RELEASED_OUTER_STEP + 1
 
 
 class StylizedStream(TransferredStream):

@@ -55,3 +55,14 @@ def fit_picture(image: Image.Image, resize: int | None, crop: int | None) -> Ima
         left, top = (image.width - crop) // 2, (image.height - crop) // 2
         image = image.crop((left, top, left + crop, top + crop))
     return image
+
+
+def fit_thumbnail(image: Image.Image, longest: int, crop: int) -> Image.Image:
+    """Shrink to a longer side (Lanczos), never magnify, then cut the centre square: black where a side is shorter.
+
+    It is what the released GenInt code does to contents and styles before it transfers.
+    """
+    image = image.copy()
+    image.thumbnail((longest, longest), Image.Resampling.LANCZOS)
+    left, top = (image.width - crop) / 2, (image.height - crop) / 2
+    return image.crop((round(left), round(top), round(left) + crop, round(top) + crop))

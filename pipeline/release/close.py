@@ -160,6 +160,7 @@ def _close_stream(
     parts: list[Part] = []
     environments: set[str] = set()
     reasons: Counter[str] = Counter()
+    remarks: Counter[str] = Counter()
     size, seconds, retried = 0, 0.0, 0
     for part_index, records in enumerate(store.records(stream.name, plan.num_shards)):
         for record in records:
@@ -168,6 +169,7 @@ def _close_stream(
             write_sum(f"{record.sha256}  {record.path}\n{record.index_sha256}  {index}\n")
             environments.add(record.environment)
             reasons.update(failure.reason for failure in record.failures)
+            remarks.update(record.remarks)
             size, seconds, retried = size + record.bytes, seconds + record.seconds, retried + (record.attempt > 1)
         content = b"".join(record.model_dump_json().encode() + b"\n" for record in records)
         name = part_name(stream.name, part_index)
@@ -192,6 +194,7 @@ def _close_stream(
         shards=plan.num_shards,
         bytes=size,
         failures=dict(reasons),
+        remarks=dict(remarks),
         parts=parts,
     )
     return _ClosedStream(entry, environments, seconds, retried)

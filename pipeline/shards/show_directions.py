@@ -44,7 +44,7 @@ def write_directions(
 
     fast = fold(
         generator.model,
-        stream.statistics_truncation,
+        stream.batch_norm_truncation,
         batch_size=recipe.generator.batch_size,
         precision=recipe.generator.precision,
         device=device,

@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -86,6 +86,7 @@ class Worker:
         plan = self._dataset.plan(task.stream)
         name = shard_name(task.stream, task.shard_index)
         failures: list[Failure] = []
+        remarks: Counter[str] = Counter()
         parameters: list[bytes] = []
         with tempfile.TemporaryDirectory() as scratch:
             path = storage.local_path(name) if storage.local else Path(scratch) / Path(name).name
@@ -96,6 +97,8 @@ class Worker:
                     if image is None:
                         failures.append(Failure(key=sample.key, reason=result.failure, detail=result.detail))
                         continue
+                    if result.remark:
+                        remarks[result.remark] += 1
                     parameters.append(dump_json({**sample.parameters, **result.parameters}))
                     members = {
                         "cls": str(sample.class_label).encode(),
@@ -118,6 +121,7 @@ class Worker:
             attempt=task.attempt,
             seconds=round(time.monotonic() - started, 3),
             failures=failures,
+            remarks=dict(remarks),
         )
         storage.write(record_name(task.stream, task.shard_index), record.model_dump_json().encode())
         return record

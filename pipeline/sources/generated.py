@@ -15,7 +15,7 @@ LATENTS_TOGETHER = 512
 
 def render_generated(context: RenderContext, stream: GeneratedStream, samples: Sequence[Sample]) -> Iterator[Rendered]:
     """Render samples in batches of fixed members, so that floating point does not depend on the schedule."""
-    generator = context.generator(stream.statistics_truncation)
+    generator = context.generator(stream.batch_norm_truncation)
     size = context.batch_size
     together = size * -(-LATENTS_TOGETHER // size)
     for start in range(0, len(samples), size):

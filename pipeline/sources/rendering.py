@@ -20,7 +20,8 @@ class Rendered:
     """A finished sample, or the reason why there is none.
 
     image: [H, W, 3] uint8, to be encoded; or `encoded`, bytes that are kept as they are. `members` join the sample in
-    the tar (extension to content), `parameters` its json.
+    the tar (extension to content), `parameters` its json. `remark`: what is counted of samples that were made all the
+    same.
     """
 
     sample: Sample
@@ -28,6 +29,7 @@ class Rendered:
     encoded: bytes | None = None
     members: Mapping[str, bytes] = field(default_factory=dict)
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    remark: str = ""
     failure: str = ""
     detail: str = ""
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -16,11 +16,13 @@ from torch import Tensor
 from ...manifests.pictures import PictureError, damage_named, decode_picture
 from ...manifests.sources.stream import Sample
 from ...manifests.sources.transfer import ADAIN_INPUTS, TransferredStream, TransferStream
-from ..images.pictures import fit_picture, read_listed
+from ..images.pictures import fit_picture, fit_thumbnail, read_listed
 from ..style.adain import AdainNetwork, load_adain, make_random_adain
 from ..style.gatys import LossWeights, Pair, evaluation_flop, transfer_styles
 from ..style.vgg import DTYPES, Precision, Vgg, load_vgg, make_random_vgg
 from .rendering import RenderContext, Rendered
+
+DIVERGED = "ended with a larger loss than it began with"
 
 # Of the largest activation of a batch: on a CPU, larger batches cost more an image, measured.
 CPU_ACTIVATION_BYTES = 1 << 24
@@ -47,19 +49,19 @@ def render_transferred(
     else:
         made = _feed_forward(context, stream, sources)
     following = 0
-    for source, image, losses in made:
-        done[source.position] = _finish(source.sample, image, losses)
+    for position, rendered in made:
+        done[position] = rendered
         while following in done:
             yield done.pop(following)
             following += 1
-    for _, rendered in sorted(done.items()):
-        yield rendered
+    for _, late in sorted(done.items()):
+        yield late
 
 
 def _optimise(
     context: RenderContext, stream: TransferStream, sources: Iterator[Source]
-) -> Iterator[tuple[Source, Tensor, dict[str, float]]]:
-    """Gatys transfer, with the final losses of each image."""
+) -> Iterator[tuple[int, Rendered]]:
+    """Gatys transfer, with the final losses of each image; positions come with the results."""
     if context.stand_ins and stream.encoder not in context.roots:
         network = make_random_vgg().to(context.device, DTYPES[stream.precision])
     else:
@@ -73,22 +75,24 @@ def _optimise(
 
     num_slots = _fit_batch(stream, context.device, len(network.weights[0]))
     weights = LossWeights(stream.content_weight, stream.style_weight)
-    for result in transfer_styles(network, pairs(), num_slots, weights):
+    for result in transfer_styles(network, pairs(), num_slots, weights, keep_best=stream.keep == "best"):
+        source = waiting.pop(result.position)
         losses = {"content_loss": result.content_loss, "style_loss": result.style_loss}
-        yield waiting.pop(result.position), result.image, losses
+        rendered = _finish(source.sample, result.image, stream.crop, losses)
+        yield source.position, replace(rendered, remark=DIVERGED) if result.diverged else rendered
 
 
 def optimisation_flop(stream: TransferStream, roots: Mapping[str, str]) -> float:
     """FLOP of a sample by optimisation, on average; one forward pass (AdaIN) counts as none."""
     if stream.method != "gatys":
         return 0.0
-    return stream.mean_evaluations * evaluation_flop(_vgg(roots[stream.encoder], "cpu", "fp32"), stream.crop)
+    return stream.mean_evaluations * evaluation_flop(_vgg(roots[stream.encoder], "cpu", "fp32"), stream.working_side)
 
 
 def _feed_forward(
     context: RenderContext, stream: TransferredStream, sources: Iterator[Source]
-) -> Iterator[tuple[Source, Tensor, dict[str, float]]]:
-    """AdaIN, in batches of fixed size; the last one is filled up with zeros."""
+) -> Iterator[tuple[int, Rendered]]:
+    """AdaIN, in batches of fixed size; the last one is filled up with zeros. Positions come with the results."""
     if context.stand_ins and any(name not in context.roots for name in ADAIN_INPUTS):
         network = make_random_adain().to(context.device)
     else:
@@ -100,20 +104,23 @@ def _feed_forward(
             contents[row], styles[row] = source.content, source.style
         images = network.transfer(contents, styles, batch[0].sample.parameters["alpha"])
         for source, image in zip(batch, images, strict=False):
-            yield source, image, {}
+            yield source.position, _finish(source.sample, image, stream.crop, {})
 
 
 def _fit_batch(stream: TransferredStream, device: str, channels: int) -> int:
     """Images computed together: the recipe's number, on a CPU at most as many as pay."""
     if device != "cpu":
         return stream.batch_size
-    return min(stream.batch_size, max(1, CPU_ACTIVATION_BYTES // (channels * stream.crop**2 * 4)))
+    return min(stream.batch_size, max(1, CPU_ACTIVATION_BYTES // (channels * stream.working_side**2 * 4)))
 
 
-def _finish(sample: Sample, image: Tensor, losses: dict[str, float]) -> Rendered:
+def _finish(sample: Sample, image: Tensor, side: int, losses: dict[str, float]) -> Rendered:
+    """A sample's pixels, shrunk to `side` where it was computed larger."""
     if not image.isfinite().all() or not all(map(math.isfinite, losses.values())):
         return Rendered(sample, failure="non-finite pixels", detail=sample.key)
     pixels = image.mul(255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    if len(pixels) != side:
+        pixels = np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.LANCZOS))
     return Rendered(sample, pixels, parameters=losses)
 
 
@@ -124,7 +131,9 @@ def _read_sources(
     for position, sample in enumerate(samples):
         try:
             pictures = [
-                _to_tensor(read_reference(context, stream, sample.parameters[part]), context.device)
+                _to_tensor(
+                    read_reference(context, stream, sample.parameters[part]), stream.working_side, context.device
+                )
                 for part in ("content", "style")
             ]
         except PictureError as error:
@@ -151,10 +160,15 @@ def read_reference(context: RenderContext, stream: TransferredStream, reference:
             raise PictureError("content or style is a hole", "lost when its own stream was built", name)
         content = found
     with damage_named(name):
-        return fit_picture(decode_picture(content), stream.resize, stream.crop)
+        picture = decode_picture(content)
+        if isinstance(stream, TransferStream) and stream.geometry == "released":
+            return fit_thumbnail(picture, stream.resize, stream.crop)
+        return fit_picture(picture, stream.resize, stream.crop)
 
 
-def _to_tensor(picture: Image.Image, device: str) -> Tensor:
+def _to_tensor(picture: Image.Image, side: int, device: str) -> Tensor:
+    if picture.width != side:
+        picture = picture.resize((side, side), Image.Resampling.BILINEAR)
     pixels = torch.from_numpy(np.array(picture)).to(device)
     return pixels.permute(2, 0, 1).float() / 255
 

@@ -41,12 +41,21 @@ class Pair:
 
 @dataclass(frozen=True)
 class Transferred:
-    """A finished image [3, H, W] in [0, 1] with its own weighted losses; `position` is that of its pair."""
+    """A finished image [3, H, W] in [0, 1] with its own weighted losses; `position` is that of its pair.
+
+    first_loss: both losses of the content, from which the optimisation began.
+    """
 
     position: int
     image: Tensor
     content_loss: float
     style_loss: float
+    first_loss: float
+
+    @property
+    def diverged(self) -> bool:
+        """Without a line search, some images end further from what was asked for than they began."""
+        return self.content_loss + self.style_loss > self.first_loss
 
 
 @dataclass(frozen=True)
@@ -94,13 +103,15 @@ def transfer_losses(
 
 
 def transfer_styles(
-    network: Vgg, pairs: Iterable[Pair], num_slots: int, weights: LossWeights = RELEASED
+    network: Vgg, pairs: Iterable[Pair], num_slots: int, weights: LossWeights = RELEASED, keep_best: bool = False
 ) -> Iterator[Transferred]:
     """Optimise pairs in a batch of `num_slots`, yielding each image when it has had its evaluations.
 
     A finished image leaves, and the next pair takes its slot: which pair is in which slot when is a function of the
     evaluation counts alone. Slots without a pair go on computing, so that the batch, and with it the floating point,
-    keeps its shape. An image that was last evaluated is the one that is yielded: its losses are its own.
+    keeps its shape. An image that was last evaluated is the one that is yielded: its losses are its own. (The released
+    loop moves once more after its last evaluation: an image of n evaluations there is one of n + 1 here.) With
+    `keep_best`, it is the image of the smallest loss among an image's evaluations.
 
     Memory an image at 256 px with VGG-19 in fp32: 300 MB for activations and their gradients (one slot on a CPU,
     measured), and 1.6 MB for each evaluation of the longest optimisation (its pairs of L-BFGS): 410 MB at 70.
@@ -113,6 +124,8 @@ def transfer_styles(
     images = torch.zeros(num_slots, *first[1].content.shape).to(first[1].content)
     targets = find_targets(network, images, images)
     positions, left = [0] * num_slots, [0] * num_slots
+    firsts = images.new_full((num_slots,), torch.nan)
+    kept: _Evaluated | None = None
     descent = BatchedLbfgs(num_slots)
     while True:
         # Refill.
@@ -124,6 +137,7 @@ def transfer_styles(
                 for target, value in zip((targets.content, *targets.grams), (own.content, *own.grams), strict=True):
                     target[slot] = value[0]
                 descent.restart(slot)
+                firsts[slot] = torch.nan
                 waiting = next(queue, None)
         if not any(left):
             return
@@ -133,13 +147,48 @@ def transfer_styles(
             content, style = transfer_losses(network, variables, targets, weights)
             (gradient,) = torch.autograd.grad((content + style).sum(), variables)
         images = images.detach()
+        now = _Evaluated(images, content.detach(), style.detach())
+        is_first = firsts.isnan()
+        firsts = torch.where(is_first, now.loss, firsts)
+        if keep_best:
+            kept = now if kept is None else kept
+            kept = kept.replaced(is_first | (now.loss < kept.loss), now)
+        else:
+            kept = now
         # Leave or move.
         for slot in range(num_slots):
             if left[slot] == 1:
-                yield Transferred(positions[slot], images[slot].clone(), content[slot].item(), style[slot].item())
+                yield Transferred(
+                    positions[slot],
+                    kept.images[slot].clone(),
+                    kept.content[slot].item(),
+                    kept.style[slot].item(),
+                    firsts[slot].item(),
+                )
             left[slot] = max(left[slot] - 1, 0)
         move = descent.move(gradient.flatten(1))
         images = images.add_(move.view_as(images)).clamp_(0, 1)
+
+
+@dataclass(frozen=True)
+class _Evaluated:
+    """Images [N, 3, H, W] and their weighted losses [N]."""
+
+    images: Tensor
+    content: Tensor
+    style: Tensor
+
+    @property
+    def loss(self) -> Tensor:
+        return self.content + self.style
+
+    def replaced(self, rows: Tensor, other: "_Evaluated") -> "_Evaluated":
+        """The same with `rows` [N] of another, without waiting for the device."""
+        return _Evaluated(
+            torch.where(rows[:, None, None, None], other.images, self.images),
+            torch.where(rows, other.content, self.content),
+            torch.where(rows, other.style, self.style),
+        )
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ def main() -> None:
         plan = dataset.plan(stream.name)
         generator = fold(
             load_generator(str(ingredients.weights)).model,
-            stream.statistics_truncation,
+            stream.batch_norm_truncation,
             batch_size=recipe.generator.batch_size,
             precision=recipe.generator.precision,
         )
