@@ -70,12 +70,18 @@ class Environment(Table):
     numpy: str
     pillow: str
     libjpeg_turbo: str
+    cuda: str | None = Field(None, description="Of torch, on a GPU.")
+    cudnn: str | None = Field(None, description="As torch finds it, on a GPU.")
     device: str = Field(description='Kind of device: "cpu: <model>" or "cuda: <model>".')
 
     @property
     def id(self) -> str:
         """Short digest, by which records refer to it."""
-        return hashlib.sha256(dump_json(self.model_dump())).hexdigest()[:12]
+        return hashlib.sha256(self.to_json()).hexdigest()[:12]
+
+    def to_json(self) -> bytes:
+        """What an environment has, by name: what is not of a GPU has no entry for CUDA."""
+        return dump_json(self.model_dump(exclude_none=True))
 
 
 class Input(Table):

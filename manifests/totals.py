@@ -21,6 +21,7 @@ class StreamTotals:
     parts: list[Part] = field(default_factory=list)
     environments: set[str] = field(default_factory=set)
     failures: Counter[str] = field(default_factory=Counter)
+    remarks: Counter[str] = field(default_factory=Counter)
     size: int = 0  # bytes of its shards
     seconds: float = 0.0
     retried: int = 0
@@ -30,6 +31,7 @@ class StreamTotals:
         for record in records:
             self.environments.add(record.environment)
             self.failures.update(failure.reason for failure in record.failures)
+            self.remarks.update(record.remarks)
             self.size += record.bytes
             self.seconds += record.seconds
             self.retried += record.attempt > 1
@@ -57,6 +59,7 @@ class StreamTotals:
             shards=self.plan.num_shards,
             bytes=self.size,
             failures=dict(self.failures),
+            remarks=dict(self.remarks),
             parts=self.parts,
         )
 

@@ -218,6 +218,9 @@ def build_shards(
             size = sum(stream.bytes for stream in manifest.streams)
             count = sum(stream.samples for stream in manifest.streams)
             click.echo(f"{count:,} samples in {sum(s.shards for s in manifest.streams):,} shards, {format_bytes(size)}")
+            for stream in manifest.streams:
+                for remark, number in sorted(stream.remarks.items()):
+                    click.echo(f"stream {stream.name}: {number:,} of {stream.samples:,} samples {remark}")
         for name in names:
             click.echo(f"contact sheet: {storage / f'preview/{name}.jpg'}")
         click.echo(f"manifest: {storage / MANIFEST}")

@@ -228,7 +228,26 @@ def test_margins_by_hand_and_their_warnings(directions):
     assert "5 (1.0%)" in value
 
 
+def test_margins_that_warn_grow_as_samples_get_fewer(directions):
+    # Margins of signs that were found to flip: at 20,000 samples, 100,000 and 500,000.
+    for samples, margin in ((20_000, 0.086), (100_000, 0.051), (500_000, 0.01)):
+        found = replace(directions, source="sampled", samples=samples, sign_margins=np.full(6, margin))
+        assert any("the sign may flip: 0" in line for line in fragility_warnings(found))
+    wide = np.full(6, 0.5)
+    for samples in (None, 1_000_000):
+        found = replace(
+            directions, source="sampled", samples=samples, sign_margins=np.full(6, 0.021), value_margins=wide
+        )
+        assert fragility_warnings(found) == []
+
+
 # The file
+
+
+def test_number_of_samples_that_is_none_is_refused(directions, tmp_path):
+    save_directions(replace(directions, samples=0), tmp_path / "none.npz")
+    with pytest.raises(FormatError, match="samples = 0, expected 1 or more"):
+        load_directions(tmp_path / "none.npz")
 
 
 def test_file_returns_every_number_and_has_equal_bytes_each_time(directions, tmp_path):

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from genint.manifests.directions import FRAGILE_MARGIN, Directions, load_directions, save_directions
+from genint.manifests.directions import Directions, load_directions, save_directions
 from genint.manifests.errors import GenintError, UsageError
 from genint.manifests.randomness import normal, random_words, truncated_normal
 from genint.pipeline.biggan.directions import StreamedPca, exact_directions, sampled_directions
@@ -66,7 +66,7 @@ def test_sampling_the_first_layer_converges_to_the_exact_directions(model):
         errors.append(1.0 - np.abs(cosines).min())
         assert 1.0 - subspace_cosines(sampled.latent, exact.latent).min() < errors[-1]
         # Sampling may turn a direction round, but only where the margin gave warning.
-        assert (exact.sign_margins[cosines < 0] < FRAGILE_MARGIN).all()
+        assert (exact.sign_margins[cosines < 0] < sampled.fragile_margin).all()
     assert errors[0] < 0.2
     assert errors[1] < 0.003
     assert 1.0 - subspace_cosines(sampled.activation, exact.activation).min() < 0.003
@@ -136,6 +136,7 @@ def test_sampled_directions_survive_their_file(block_directions, tmp_path):
     loaded = load_directions(tmp_path / "block.npz")
     np.testing.assert_array_equal(loaded.latent, block_directions.latent)
     assert (loaded.layer, loaded.class_label, loaded.activation_shape) == (BLOCK, 1, (32, 8, 8))
+    assert loaded.samples == block_directions.samples and loaded.samples
 
 
 class LiveTensors(TorchDispatchMode):

@@ -25,7 +25,7 @@ from genint.pipeline.mini.fit_encoder import EncoderSettings, fit_encoder, measu
 from genint.pipeline.release import preview
 from genint.pipeline.shards import estimate, worker
 from genint.pipeline.shards.settle import gather
-from genint.pipeline.sources.transfer import optimisation_flop
+from genint.pipeline.sources.transfer import DIVERGED, optimisation_flop
 from genint.pipeline.style import vgg
 from genint.pipeline.style.adain import make_random_adain
 from genint.pipeline.style.gatys import evaluation_flop
@@ -362,6 +362,21 @@ def test_released_thumbnail_bounds_the_longer_side_and_leaves_black_bars() -> No
     assert pixels.shape == (256, 256, 3)
     assert (pixels[98:158, 78:178] == 255).all() and pixels.sum() == 255 * 3 * 100 * 60
     assert small.size == (100, 60)
+
+
+def test_transfers_that_end_worse_than_they_began_are_counted_for_those_who_build_and_use_them(
+    build: RunCli, tmp_path: Path
+) -> None:
+    changes = ("evaluations=[2, 3]", "content_weight=1.0", "style_weight=1000.0")
+    result = build("dataset", *(part for change in changes for part in ("--set", f"streams.transfer.{change}")))
+    assert result.exit_code == 0, result.err
+    storage = Storage(tmp_path / "dataset")
+    entry = load_manifest(storage).stream("transfer")
+    count = sum(record.remarks.get(DIVERGED, 0) for record in read_records(storage, entry))
+    assert count > 0 and entry.remarks == {DIVERGED: count}
+    assert f"stream transfer: {count} of 24 samples ended with a larger loss than they began with" in result.out
+    card = (tmp_path / "dataset" / "README.md").read_text()
+    assert f"In `transfer`, {count} of 24 samples ended with a larger loss than they began with." in card
 
 
 def test_transfers_as_released_are_built_and_made_again(

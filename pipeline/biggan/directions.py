@@ -13,6 +13,7 @@ from torch import Tensor
 from ...manifests.directions import Directions, component_signs, sign_margins, value_margins
 from ...manifests.errors import GenintError, UsageError
 from ...manifests.randomness import normal, random_words, truncated_normal
+from ..networks.kernels import repeatable_kernels
 
 FIRST_LAYER = "generator.gen_z"
 
@@ -66,6 +67,7 @@ def exact_directions(model: BigGAN, num_directions: int, class_label: int = 0) -
 
 
 @torch.no_grad()
+@repeatable_kernels()
 def sampled_directions(
     model: BigGAN,
     layer: str,
@@ -144,6 +146,7 @@ def sampled_directions(
         layer=layer,
         class_label=class_label,
         source="sampled",
+        samples=samples,
     )
 
 

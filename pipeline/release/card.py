@@ -63,14 +63,24 @@ def make_readme(dataset: Dataset, manifest: Manifest) -> str:
         "task_categories": ["image-classification"],
         "size_categories": [_size_category(sum(stream.samples for stream in manifest.streams))],
         "configs": [
-            {"config_name": s.name, "data_files": [{"split": s.split, "path": f"{s.name}/*/*.tar"}]}
-            for s in manifest.streams
+            {
+                "config_name": stream.name,
+                "data_files": [{"split": stream.split, "path": f"{stream.name}/*/*.tar"}],
+                # What loads where nobody says which: timm cannot.
+                **({"default": True} if stream is manifest.streams[0] else {}),
+            }
+            for stream in manifest.streams
         ],
     }
     rows = "\n".join(
         f"| {s.name} | {s.source} | {s.role} | {s.split} | {s.samples:,} | {s.shards:,} | {s.bytes / 1e6:,.1f} "
         f"| {sum(s.failures.values())} |"
         for s in manifest.streams
+    )
+    remarks = "".join(
+        f"\nIn `{stream.name}`, {count:,} of {stream.samples:,} samples {remark}.\n"
+        for stream in manifest.streams
+        for remark, count in sorted(stream.remarks.items())
     )
     pictures = "\n\n".join(f"![{s.name}](preview/{s.name}.jpg)" for s in manifest.streams)
     first = manifest.streams[0].name
@@ -84,7 +94,7 @@ def make_readme(dataset: Dataset, manifest: Manifest) -> str:
 | stream | source | role | split | samples | shards | MB | lost |
 |---|---|---|---|---|---|---|---|
 {rows}
-
+{remarks}
 Each sample has an image, `cls` (the class label) and `json` (everything needed to make that sample again). Built with
 [genint](https://pypi.org/project/genint/) from `recipe.toml`; method: [Generative Interventions for Causal
 Learning]({PAPER}).

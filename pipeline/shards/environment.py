@@ -11,7 +11,8 @@ from ...manifests.manifest import Environment
 
 
 def describe_environment(device: str) -> Environment:
-    """The environment of this process."""
+    """The environment of this process, on a device that it has."""
+    on_gpu = device.startswith("cuda")
     return Environment(
         genint=version("genint"),
         python=platform.python_version(),
@@ -19,7 +20,10 @@ def describe_environment(device: str) -> Environment:
         numpy=version("numpy"),
         pillow=version("pillow"),
         libjpeg_turbo=str(features.version("libjpeg_turbo")),
-        device=f"cuda: {torch.cuda.get_device_name(device)}" if device.startswith("cuda") else f"cpu: {cpu_name()}",
+        # torch from PyPI brings its own, other builds take what the machine has.
+        cuda=torch.version.cuda if on_gpu else None,
+        cudnn=str(torch.backends.cudnn.version()) if on_gpu else None,
+        device=f"cuda: {torch.cuda.get_device_name(device)}" if on_gpu else f"cpu: {cpu_name()}",
     )
 
 

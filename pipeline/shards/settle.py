@@ -7,6 +7,7 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
+import torch
 from pytorch_pretrained_biggan import BigGAN, BigGANConfig
 
 from ...manifests.dataset import PLAN, Dataset, PlanEntry, directions_name, input_name
@@ -194,10 +195,13 @@ def find_directions(recipe: Recipe, generator: LoadedGenerator, imported: Direct
         return first_directions(imported, count)
     if table.method == "exact":
         return exact_directions(generator.model, count, table.class_label)
-    model = generator.model.to(device)
-    found = sampled_directions(model, table.layer, count, table.samples, table.class_label, seed=recipe.seed)
-    model.to("cpu")
-    return found
+    try:
+        model = generator.model.to(device)
+        return sampled_directions(model, table.layer, count, table.samples, table.class_label, seed=recipe.seed)
+    finally:
+        # A worker beside this process needs the device's memory.
+        generator.model.to("cpu")
+        torch.cuda.empty_cache()
 
 
 def settle(ingredients: Ingredients, storage: Storage, device: str) -> Dataset:

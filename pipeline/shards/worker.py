@@ -77,7 +77,7 @@ class Worker:
         )
         environment = describe_environment(settings.device)
         self._environment = environment.id
-        self._dataset.storage.write(environment_name(environment.id), dump_json(environment.model_dump()))
+        self._dataset.storage.write(environment_name(environment.id), environment.to_json())
 
     def make_shard(self, task: Task) -> Record:
         """Render, encode, write and commit one shard. Its record is the commit mark, written last."""

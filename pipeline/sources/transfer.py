@@ -22,7 +22,8 @@ from ..style.gatys import LossWeights, Pair, evaluation_flop, transfer_styles
 from ..style.vgg import DTYPES, Precision, Vgg, load_vgg, make_random_vgg
 from .rendering import RenderContext, Rendered
 
-DIVERGED = "ended with a larger loss than it began with"
+# Counted as "39 of 4,000 samples ...".
+DIVERGED = "ended with a larger loss than they began with"
 
 # Of the largest activation of a batch: on a CPU, larger batches cost more an image, measured.
 CPU_ACTIVATION_BYTES = 1 << 24
