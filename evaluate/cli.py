@@ -131,11 +131,16 @@ def run(
 @click.option(
     "--crop", type=click.IntRange(min=1), help="Side of the centre crop (ImageNet-C: 224).  [default: as it is]"
 )
+@click.option(
+    "--frost-images",
+    metavar="DIR",
+    help="The official frost photographs (hendrycks/robustness, ImageNet-C/create_c).  [default: frost that is grown]",
+)
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(min=1))
 def corrupt(
     source: str, out: Path, names: tuple[str, ...], severities: tuple[int, ...], resize: int | None, crop: int | None,
-    seed: int, workers: int,
+    frost_images: str | None, seed: int, workers: int,
 ) -> None:  # fmt: skip
     """Make a corrupted copy of a test set, in ImageNet-C's layout; it is marked generated, and is no ImageNet-C.
 
@@ -143,6 +148,7 @@ def corrupt(
     """
     from ..manifests.console import ProgressDisplay
     from .corrupt import corrupt as make_copy
+    from .corruptions.frost import load_frost
     from .metrics.corruption_error import SEVERITIES, TEST_CORRUPTIONS
     from .test_sets import open_test_set
 
@@ -159,6 +165,7 @@ def corrupt(
             workers,
             resize,
             crop,
+            load_frost(frost_images) if frost_images else None,
             display.update,
         )
     click.echo(f"{len(made)} sets of {len(made[0]):,} images in {out}")

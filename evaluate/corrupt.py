@@ -1,7 +1,7 @@
-"""Make a corrupted copy of a test set, in ImageNet-C's layout, with the corruptions of imagecorruptions-imaug.
+"""Make a corrupted copy of a test set, in ImageNet-C's layout, with the corruptions of ImageNet-C.
 
-They follow the official ones, but motion_blur, snow, frost and elastic_transform are made otherwise: such a copy is
-marked generated, and its errors are no CEs.
+They are the official ones to the pixel but for frost, whose photographs the user must bring. Even so such a copy is
+marked generated and its errors are no CEs: other pictures, versions of libraries and draws of noise than the official.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ import os
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
@@ -27,6 +27,9 @@ from ..manifests.lock import only_process
 from ..manifests.pictures import damage_named, decode_picture
 from ..manifests.shard import TEMPORARY
 from ..train.checkpoint import Preprocessing
+from .corruptions import published
+from .corruptions.frost import FrostPhotographs
+from .corruptions.pixels import Rng
 from .metrics.corruption_error import CORRUPTIONS, SEVERITIES, TEST_CORRUPTIONS
 from .test_sets import CorruptionSet, TestSet
 from .test_sets.imagenet_c import MARKER, dump_marker, open_corrupted, read_marker
@@ -35,16 +38,14 @@ from .test_sets.test_set import FileSet
 
 LOCK: Final = "lock"
 MIN_SIDE: Final = 32
-# spatter divides by the strongest drop of a layer of noise, and in a small picture there may be none: of pictures of
-# 32 px 1.5 % at severity 1 (46 of 3,000), of 48 px 1 in 2,000, of 64 px none of 2,000.
+# On a small picture there may be no drop at all, and it would count as corrupted: on 1.5 % of those of 32 px at
+# severity 1 (46 of 3,000), of 48 px 1 in 2,000, of 64 px none of 2,000.
 MIN_SIDES: Final = {"spatter": 64}
-# These two draw from generators of their own; numpy's seed does not reach them.
-SEEDED: Final = ("impulse_noise", "glass_blur")
 # As the official images are written.
 JPEG: Final = {"format": "JPEG", "quality": 85, "optimize": True}
 # Images a task of a worker.
 CHUNK: Final = 8
-PACKAGES: Final = ("imagecorruptions-imaug", "numba", "numpy", "opencv-python", "pillow", "scikit-image", "scipy")
+PACKAGES: Final = ("matplotlib", "numpy", "opencv-python-headless", "pillow", "scipy")
 
 
 def corrupt(
@@ -56,18 +57,20 @@ def corrupt(
     workers: int = 1,
     resize: int | None = None,
     crop: int | None = None,
+    frost: FrostPhotographs | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[CorruptionSet]:
     """Write `out`/<corruption>/<severity>/<class>/<name> for every image of a set, and return it opened.
 
     Images are resized and cropped first where `crop` is given (ImageNet-C: 256 and 224), and else taken as they are;
-    JPEG stays JPEG, all else becomes PNG. Noise depends on seed, image key, corruption and severity alone. The same
-    call goes on where an interrupted one was; `progress` is called with images done and to do. Raises UsageError where
-    it cannot be done as asked, and FormatError or GenintError that names the image which fails.
+    JPEG stays JPEG, all else becomes PNG. Frost is cut from the photographs, or grown where there are none. Noise
+    depends on seed, image key, corruption and severity alone. The same call goes on where an interrupted one was;
+    `progress` is called with images done and to do. Raises UsageError where it cannot be done as asked, and FormatError
+    or GenintError that names the image which fails.
     """
     folder = Path(out)
     _check_request(source, folder, corruptions, severities, resize, crop)
-    job = _Job(source, folder, tuple(corruptions), tuple(severities), seed, resize, crop)
+    job = _Job(source, folder, tuple(corruptions), tuple(severities), seed, resize, crop, frost)
     marker = _describe(job)
     _check_folder(folder)
     with only_process(folder / LOCK, f"{folder}: another command makes this copy"):
@@ -84,34 +87,19 @@ def corrupt(
 
 
 def corrupt_picture(
-    picture: Image.Image, corruption: str, severity: int, seed: int, name: str = "picture"
+    picture: Image.Image,
+    corruption: str,
+    severity: int,
+    seed: int,
+    frost: FrostPhotographs | None = None,
+    name: str = "picture",
 ) -> Image.Image:
-    """One RGB picture, corrupted. `seed` (32 bits) decides all noise; numpy's global generator is left as it was.
+    """One RGB picture, corrupted. `seed` (32 bits) decides all noise.
 
     Raises UsageError where the picture is too small for the corruption.
     """
-    corruption_dict = _import_corruptions()
-
     check_size(picture, corruption, name)
-    arguments = {"seed": seed} if corruption in SEEDED else {}
-    with _numpy_seed(seed):
-        made = np.asarray(corruption_dict[corruption](picture, severity, **arguments))
-    if made.shape != (picture.height, picture.width, 3) or not np.isfinite(made).all():
-        raise GenintError(
-            f"{name}: {corruption} of severity {severity} gives no picture: shape {made.shape}, or not finite"
-        )
-    return Image.fromarray(made.astype(np.uint8))
-
-
-def _import_corruptions() -> dict[str, Callable[..., Any]]:
-    try:
-        from imagecorruptions import corruption_dict  # compiles with numba: seconds
-    except ImportError as error:  # OpenCV's wheel needs a library of the system
-        raise UsageError(
-            f"corruptions need OpenCV, which does not load: {error}; Debian: apt install libgl1"
-        ) from error
-    known: dict[str, Callable[..., Any]] = corruption_dict
-    return known
+    return Image.fromarray(published.apply(np.asarray(picture), corruption, severity, Rng(seed), frost))
 
 
 def check_size(picture: Image.Image, corruption: str, name: str) -> None:
@@ -141,6 +129,7 @@ class _Job:
     seed: int
     resize: int | None
     crop: int | None
+    frost: FrostPhotographs | None
 
     def make(self, positions: range) -> int:
         """Write what is not there yet of some images; their number."""
@@ -164,7 +153,7 @@ class _Job:
         for corruption, severity, path in wanted:
             seed = picture_seed(self.seed, key, corruption, severity)
             buffer = io.BytesIO()
-            corrupt_picture(picture, corruption, severity, seed, key).save(buffer, **options)
+            corrupt_picture(picture, corruption, severity, seed, self.frost, key).save(buffer, **options)
             _write(path, buffer.getvalue())
 
     def prepare(self, content: bytes, key: str) -> Image.Image:
@@ -206,7 +195,7 @@ def _check_request(
     if odd is not None:
         raise UsageError(f"{source.name}: class {odd!r} cannot be the name of a folder")
     # Before anything is written; sizes of the others are checked as they come.
-    first = _Job(source, folder, (), (), 0, resize, crop).prepare(source.read(0), source.key(0))
+    first = _Job(source, folder, (), (), 0, resize, crop, None).prepare(source.read(0), source.key(0))
     for corruption in corruptions:
         check_size(first, corruption, source.key(0))
     names: dict[str, int] = {}
@@ -259,6 +248,11 @@ def _describe(job: _Job) -> dict[str, Any]:
         "seed": job.seed,
         "resize": job.resize,
         "crop": job.crop,
+        "implementation": {
+            "name": "genint.evaluate.corruptions",
+            "version": published.VERSION,
+            "frost": job.frost.digest if job.frost else "grown",
+        },
         "versions": {package: version(package) for package in PACKAGES},
     }
 
@@ -270,10 +264,10 @@ def _start(folder: Path, marker: dict[str, Any]) -> bool:
     """
     if (folder / MARKER).is_file():
         found = read_marker(folder, str(folder))
-        changed = [key for key in marker if key != "finished" and found.get(key) != marker[key]]
-        if changed:
-            was = ", ".join(f"{key}: {_brief(found.get(key))} -> {_brief(marker[key])}" for key in changed)
-            raise UsageError(f"{folder}: holds another corrupted copy ({was}); choose another folder")
+        if changes := [*_changes(found, marker)]:
+            raise UsageError(
+                f"{folder}: holds another corrupted copy ({', '.join(changes)}); choose another folder, or delete it"
+            )
         return bool(found["finished"])
     _write(folder / MARKER, dump_marker(marker))
     return False
@@ -285,8 +279,18 @@ def _check_folder(folder: Path) -> None:
         raise UsageError(f"{folder}: is not empty and holds no corrupted copy; choose another folder")
 
 
-def _brief(value: Any) -> str:
-    return str(value["name"]) if isinstance(value, dict) and "name" in value else str(value)
+def _changes(found: dict[str, Any], wanted: dict[str, Any], within: str = "") -> Iterator[str]:
+    """What differs between two markers, such as "seed: 0 -> 4"; whether they are finished does not count."""
+    for key in sorted(wanted.keys() | found.keys()) if within else wanted:
+        was, now = found.get(key), wanted.get(key)
+        if was == now or key == "finished":
+            continue
+        if key == "source" and isinstance(was, dict):
+            yield f"source: {was['name']} -> {wanted['source']['name']}"
+        elif isinstance(was, dict) and isinstance(now, dict):
+            yield from _changes(was, now, f"{key} of ")
+        else:
+            yield f"{within}{key}: {was} -> {now}"
 
 
 def _run(job: _Job, chunks: Sequence[range], workers: int) -> Iterator[int]:
@@ -294,24 +298,18 @@ def _run(job: _Job, chunks: Sequence[range], workers: int) -> Iterator[int]:
     if workers == 1:
         yield from map(job.make, chunks)
         return
-    # Processes, because noise comes from numpy's one global generator; spawned, because torch has threads.
+    # Spawned, because torch has threads.
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
         try:
             for future in as_completed([pool.submit(job.make, chunk) for chunk in chunks]):
                 yield future.result()
+        except BrokenProcessPool as error:
+            raise GenintError(
+                f"{job.folder}: a worker ended in its work (killed, or out of memory); the same command goes on, with "
+                "fewer --workers if memory is short"
+            ) from error
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-@contextmanager
-def _numpy_seed(seed: int) -> Iterator[None]:
-    # The library draws from numpy's global generator; nobody else's numbers must depend on that.
-    state = np.random.get_state()  # noqa: NPY002
-    np.random.seed(seed)  # noqa: NPY002
-    try:
-        yield
-    finally:
-        np.random.set_state(state)  # noqa: NPY002
 
 
 def _write(path: Path, content: bytes) -> None:

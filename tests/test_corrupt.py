@@ -2,26 +2,31 @@
 
 import io
 import json
+import os
 import shutil
-import warnings
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from genint.evaluate import corrupt as module
+from genint.evaluate.cli import main
 from genint.evaluate.corrupt import corrupt, corrupt_picture, picture_seed
+from genint.evaluate.corruptions.frost import PHOTOGRAPHS, load_frost
 from genint.evaluate.metrics.accuracy import accuracy
-from genint.evaluate.metrics.corruption_error import CORRUPTIONS, SEVERITIES, TEST_CORRUPTIONS
+from genint.evaluate.metrics.corruption_error import TEST_CORRUPTIONS
 from genint.evaluate.prediction import predict
 from genint.evaluate.test_sets import TestSet as SomeSet
 from genint.evaluate.test_sets import open_test_set
+from genint.evaluate.test_sets.imagenet_c import dump_marker
 from genint.manifests.errors import FormatError, GenintError, UsageError
 from genint.train.checkpoint import Classifier, Preprocessing
 from PIL import Image
 from torch import Tensor, nn
 
-# Quick ones, one of each way to draw noise: numpy's generator, one of its own, and none.
+# Quick ones: two with noise and one without.
 QUICK = ("gaussian_noise", "impulse_noise", "contrast")
 
 
@@ -52,49 +57,17 @@ def content(root: Path) -> dict[str, bytes]:
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("corruption", CORRUPTIONS)
-def test_every_corruption_works_at_its_smallest_size(corruption: str) -> None:
-    size = module.MIN_SIDES.get(corruption, module.MIN_SIDE)
-    original = picture(size)
-    state = np.random.get_state()[1].tolist()  # noqa: NPY002
-    made = {severity: corrupt_picture(original, corruption, severity, seed=11) for severity in SEVERITIES}
-    assert np.random.get_state()[1].tolist() == state  # noqa: NPY002
-    for severity, changed in made.items():
-        assert changed.size == original.size and changed.mode == "RGB"
-        assert changed.tobytes() != original.tobytes()
-        again = corrupt_picture(original, corruption, severity, seed=11)
-        assert again.tobytes() == changed.tobytes()
-    with pytest.raises(UsageError, match=f"{size - 1} x {size - 1} pixels; {corruption} needs {size}"):
-        corrupt_picture(picture(size - 1), corruption, 1, seed=0)
-
-
-def test_spatter_is_refused_by_name_for_the_mini_world() -> None:
-    with pytest.raises(UsageError, match="32 x 32 pixels; spatter needs 64 on each side; leave it out"):
+def test_too_small_a_picture_is_refused_by_name() -> None:
+    with pytest.raises(UsageError, match="picture: 32 x 32 pixels; spatter needs 64 on each side; leave it out"):
         corrupt_picture(picture(32), "spatter", 5, seed=0)
-
-
-@pytest.mark.parametrize(
-    "corruption", ["gaussian_noise", "shot_noise", "impulse_noise", "glass_blur", "motion_blur", "fog"]
-)
-def test_noise_follows_its_seed(corruption: str) -> None:
-    made = {corrupt_picture(picture(), corruption, 3, seed).tobytes() for seed in range(3)}
-    assert len(made) == 3
+    with pytest.raises(UsageError, match=r"one: 31 x 31 pixels; fog needs 32 on each side$"):
+        corrupt_picture(picture(31), "fog", 1, seed=0, name="one")
 
 
 def test_seeds_differ_by_image_corruption_and_severity() -> None:
     arguments = [(0, "a", "fog", 1), (1, "a", "fog", 1), (0, "b", "fog", 1), (0, "a", "snow", 1), (0, "a", "fog", 2)]
     assert len({picture_seed(*each) for each in arguments}) == 5
     assert all(0 <= picture_seed(*each) < 2**32 for each in arguments)
-
-
-def test_a_corruption_without_a_picture_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(module.MIN_SIDES, "spatter", 32)
-    # With this seed there is no drop: spatter divides by zero, and would leave a black picture.
-    with (
-        warnings.catch_warnings(action="ignore"),
-        pytest.raises(GenintError, match="there: spatter of severity 1 gives"),
-    ):
-        corrupt_picture(picture(), "spatter", 1, 35, "there")
 
 
 def test_copy_has_the_official_layout_and_keeps_names(pictures: Path, tmp_path: Path) -> None:
@@ -121,7 +94,7 @@ def test_copy_is_the_same_for_any_order_and_number_of_workers(pictures: Path, tm
     corrupt(opened(pictures), tmp_path / "c", QUICK[::-1], (3, 1))
     corrupt(opened(pictures), tmp_path / "d", QUICK, (1, 3), seed=1)
     a, b, c, d = (
-        {k: v for k, v in content(tmp_path / name).items() if k != "corrupted.json"} for name in "abcd"
+        {k: v for k, v in content(tmp_path / name).items() if k not in ("corrupted.json", "lock")} for name in "abcd"
     )  # fmt: skip
     assert len(a) == 30 and a == b == c
     assert a.keys() == d.keys() and a != d
@@ -158,7 +131,8 @@ def test_interrupted_copy_goes_on_to_the_same_bytes(
 def test_copy_is_marked_generated_under_every_name(pictures: Path, tmp_path: Path) -> None:
     corrupt(opened(pictures), tmp_path / "copy", TEST_CORRUPTIONS, (2,))
     marker = json.loads((tmp_path / "copy" / "corrupted.json").read_text())
-    assert marker["generated"] is True and "imagecorruptions-imaug" in marker["versions"]
+    assert marker["generated"] is True and "opencv-python-headless" in marker["versions"]
+    assert marker["implementation"] == {"name": "genint.evaluate.corruptions", "version": 1, "frost": "grown"}
     for kind in ("corrupted", "imagenet-c"):
         sets = open_test_set(f"{kind}={tmp_path / 'copy'}")
         assert len(sets) == 15
@@ -198,6 +172,55 @@ def test_another_request_does_not_mix_into_a_copy(pictures: Path, tmp_path: Path
     with pytest.raises(UsageError, match=r"ant/0\.jpg and ant/0\.png would have one name"):
         corrupt(opened(pictures), tmp_path / "other", QUICK, (1,))
     assert not (tmp_path / "other").exists()
+
+
+def test_copy_by_another_implementation_is_not_gone_on_with(pictures: Path, tmp_path: Path) -> None:
+    corrupt(opened(pictures), tmp_path / "copy", ["frost"], [1])
+    path = tmp_path / "copy" / "corrupted.json"
+    marker = json.loads(path.read_text())
+    marker["implementation"]["version"] = 0
+    path.write_bytes(dump_marker(marker))
+    with pytest.raises(
+        UsageError, match=r"corrupted copy \(implementation of version: 0 -> 1\); choose another folder"
+    ):
+        corrupt(opened(pictures), tmp_path / "copy", ["frost"], [1])
+    # As genint 0.1.0 wrote them, with the library that it used.
+    del marker["implementation"], marker["sha256"]
+    path.write_text(json.dumps({**marker, "versions": {"imagecorruptions-imaug": "1.1.5"}}))
+    with pytest.raises(UsageError, match="copy: made by an earlier version with other corruptions; delete it"):
+        corrupt(opened(pictures), tmp_path / "copy", ["frost"], [1])
+
+
+def test_copy_with_photographs_of_frost_names_them(
+    pictures: Path, tmp_path: Path, run_main: Callable[..., Any]
+) -> None:
+    for number, name in enumerate(PHOTOGRAPHS):
+        picture(60, seed=number).save(tmp_path / name)
+    command = ("corrupt", f"folder={pictures}", "--out", tmp_path / "copy", "--corruption", "frost", "--severity", "2")
+    missing = run_main(main, *command, "--frost-images", pictures)
+    assert missing.exit_code == 2 and "lacks frost1.png" in missing.err and not (tmp_path / "copy").exists()
+    assert run_main(main, *command, "--frost-images", tmp_path).exit_code == 0
+    marker = json.loads((tmp_path / "copy" / "corrupted.json").read_text())
+    assert marker["implementation"]["frost"] == load_frost(tmp_path).digest
+    seed = picture_seed(0, "zebra/0.png", "frost", 2)
+    with Image.open(tmp_path / "copy" / "frost" / "2" / "zebra" / "0.png") as made:
+        assert made.tobytes() == corrupt_picture(picture(seed=1), "frost", 2, seed, load_frost(tmp_path)).tobytes()
+    grown = run_main(main, *command)
+    assert grown.exit_code == 2 and "implementation of frost: " in grown.err and "-> grown" in grown.err
+
+
+def test_dead_worker_is_told_and_the_copy_goes_on(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Dying(ProcessPoolExecutor):
+        def submit(self, *_: Any, **__: Any) -> Any:
+            return super().submit(os._exit, 9)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "ProcessPoolExecutor", Dying)
+        with pytest.raises(GenintError, match=r"copy: a worker ended in its work .* the same command goes on"):
+            corrupt(opened(pictures), tmp_path / "copy", ["contrast"], [1], workers=2)
+    assert len(corrupt(opened(pictures), tmp_path / "copy", ["contrast"], [1])[0]) == 5
 
 
 def test_unreadable_image_is_named(pictures: Path, tmp_path: Path) -> None:

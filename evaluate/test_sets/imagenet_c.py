@@ -174,6 +174,14 @@ class CopySource(Table):
     images: int = Field(ge=1)
 
 
+class CopyImplementation(Table):
+    """Whose corruptions, of which version, and where frost comes from: "grown", or the digest of the photographs."""
+
+    name: str
+    version: int
+    frost: str
+
+
 class CopyMarker(Table):
     """What a corrupted copy says of itself, with the digest of the rest: an altered number is no fact any more."""
 
@@ -185,6 +193,7 @@ class CopyMarker(Table):
     seed: int = Field(ge=0)
     resize: int | None = Field(ge=1)
     crop: int | None = Field(ge=1)
+    implementation: CopyImplementation
     versions: dict[str, str]
     sha256: str
 
@@ -206,6 +215,8 @@ def read_marker(root: Path, where: str) -> dict[str, Any]:
         raise UsageError(f"{where}: no {MARKER}: not a corrupted copy that genint-evaluate corrupt made")
     content = path.read_bytes()
     tree = parse_json(content, path)
+    if isinstance(tree, dict) and "generated" in tree and "implementation" not in tree:
+        raise UsageError(f"{where}: made by an earlier version with other corruptions; delete it and make it again")
     marker = CopyMarker.from_json(content, str(path)).model_dump(exclude={"sha256"})
     if not set(marker["corruptions"]) <= set(CORRUPTIONS) or not set(marker["severities"]) <= set(SEVERITIES):
         raise FormatError(f"{path}: damaged: unknown corruptions or severities")
