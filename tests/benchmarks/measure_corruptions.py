@@ -89,14 +89,11 @@ def main() -> None:
     photographs = load_frost(arguments.frost_images)
     pictures = list(load_pictures(arguments.pictures, arguments.count))
 
-    print(
-        f"{len(pictures)} pictures. By severity: mean (largest) difference of 255 from the official picture of the same"
-    )
-    print("seed. Over all severities: how far two seeds of the official code are apart, the mean distance to the clean")
+    print(f"{len(pictures)} pictures. By severity: mean (largest) difference of 255 from the official picture.")
+    print("Over all severities: how far two seeds of the official code are apart, the mean distance to the clean")
     print("picture (ours, official), and how much brighter ours is.")
-    print(
-        f"{'corruption':18}" + "".join(f"{severity:>14}" for severity in SEVERITIES) + " seeds  ours official brighter"
-    )
+    head = "".join(f"{severity:>14}" for severity in SEVERITIES)
+    print(f"{'corruption':18}{head} seeds  ours official brighter")
     kinds = [(name, name, photographs) for name in PUBLISHED] + [("frost, grown", "frost", None)]
     for title, name, bound in kinds:
         function = getattr(official, name)
