@@ -505,9 +505,8 @@ def test_adain_without_its_files_says_which_ones_and_where_to_put_them(
 
 def test_vgg19_that_cannot_be_downloaded_says_what_to_get(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(vgg, "VGG19_URL", (tmp_path / "nowhere" / "vgg19-dcbb9e9d.pth").as_uri())
     with pytest.raises(Exception, match=r"vgg19: cannot download .*--input vgg19=FILE"):
-        vgg.download_vgg19()
+        vgg.download_vgg((tmp_path / "nowhere" / "vgg19-dcbb9e9d.pth").as_uri())
     assert not list(tmp_path.rglob("*.pth*"))
 
 

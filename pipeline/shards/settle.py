@@ -133,7 +133,7 @@ def find_networks(recipe: Recipe, bound: Mapping[str, str], known_only: bool = F
         place = network_place(name)
         if known_only and name not in bound and not (place is not None and place.is_file()):
             continue
-        path = Path(bound[name]) if name in bound else find_network_file(name, recipe.name)
+        path = Path(bound[name]) if name in bound else find_network_file(name, f"recipe {recipe.name!r}")
         if not path.is_file():
             raise UsageError(f"--input {name}={path}: no such file")
         networks[name] = path.resolve()

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from ...manifests.errors import FormatError, GenintError
 from ..networks.weights import cache_folder, load_weights
 
+VGG16_URL = "https://download.pytorch.org/models/vgg16-397923af.pth"
 VGG19_URL = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"
 CONVOLUTIONS = 5
 # Of the images that torchvision's weights were trained on.
@@ -37,7 +38,11 @@ class Vgg:
     def __call__(self, images: Tensor) -> Iterator[Tensor]:
         """Output of each convolution, before its ReLU, of images [N, 3, H, W] in [0, 1]."""
         mean, deviation = (images.new_tensor(values)[:, None, None] for values in (MEAN, STANDARD_DEVIATION))
-        x = ((images - mean) / deviation).to(self.weights[0].dtype)
+        return self.read((images - mean) / deviation)
+
+    def read(self, x: Tensor) -> Iterator[Tensor]:
+        """The same of an input that is taken as it is."""
+        x = x.to(self.weights[0].dtype)
         for weight, bias, pooled in zip(self.weights, self.biases, (*self.pooled, False), strict=True):
             x = F.conv2d(x, weight, bias, padding=1)
             yield x
@@ -59,27 +64,27 @@ def _place(weight: Tensor, device: str | torch.device, dtype: torch.dtype) -> Te
     return weight.detach().to(device, dtype, memory_format=torch.channels_last)
 
 
-def load_vgg(path: str | Path) -> Vgg:
+def load_vgg(path: str | Path, convolutions: int = CONVOLUTIONS) -> Vgg:
     """Load a state dict with the names that torchvision gives a VGG without batch norm: `features.N.weight`.
 
     Raises FormatError where the file is anything else.
     """
     state, _ = load_weights(Path(path))
-    return make_vgg(state, str(path))
+    return make_vgg(state, str(path), convolutions)
 
 
-def make_vgg(state: Mapping[str, Any], origin: str) -> Vgg:
-    """A network of the first five convolutions in a state dict, with the file's channels; `origin` names it in errors.
+def make_vgg(state: Mapping[str, Any], origin: str, convolutions: int = CONVOLUTIONS) -> Vgg:
+    """A network of the first convolutions in a state dict, with the file's channels; `origin` names it in errors.
 
     A ReLU follows each convolution, so numbers that grow by 3 instead of 2 tell of a pooling in between.
     """
     found = (re.fullmatch(r"features\.(\d+)\.weight", str(name)) for name in state)
-    numbers = sorted(int(match[1]) for match in found if match)[:CONVOLUTIONS]
+    numbers = sorted(int(match[1]) for match in found if match)[:convolutions]
     gaps = [b - a for a, b in pairwise(numbers)]
     names = [f"features.{number}" for number in numbers]
-    if len(numbers) < CONVOLUTIONS or not set(gaps) <= {2, 3} or any(f"{name}.bias" not in state for name in names):
+    if len(numbers) < convolutions or not set(gaps) <= {2, 3} or any(f"{name}.bias" not in state for name in names):
         raise FormatError(
-            f"{origin}: not a VGG: expected weight and bias of {CONVOLUTIONS} convolutions, numbered as torchvision's "
+            f"{origin}: not a VGG: expected weight and bias of {convolutions} convolutions, numbered as torchvision's "
             f"vgg19 (features.0, .2, .5, .7, .10); found features {numbers}"
         )
     channels = 3
@@ -121,22 +126,23 @@ def random_state(channels: tuple[int, ...], seed: int) -> dict[str, Tensor]:
     return state
 
 
-def vgg19_place() -> Path:
+def vgg_place(url: str) -> Path:
     """Where torchvision's weights are once they have been downloaded: in torch's own cache."""
-    return cache_folder() / VGG19_URL.rpartition("/")[2]
+    return cache_folder() / url.rpartition("/")[2]
 
 
-def download_vgg19() -> Path:
+def download_vgg(url: str) -> Path:
     """torchvision's weights, downloaded once."""
-    path = vgg19_place()
+    path = vgg_place(url)
+    name, digest = path.stem.split("-")
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             # Checks the digest that the name ends with, and renames only what is whole.
-            torch.hub.download_url_to_file(VGG19_URL, str(path), hash_prefix="dcbb9e9d", progress=False)
+            torch.hub.download_url_to_file(url, str(path), hash_prefix=digest, progress=False)
         except (OSError, RuntimeError) as error:
             raise GenintError(
-                f"vgg19: cannot download {VGG19_URL} (548 MB): {error}; put the file on this machine and give it with "
-                "--input vgg19=FILE"
+                f"{name}: cannot download {url} (about 540 MB): {error}; put the file on this machine and give it with "
+                f"--input {name}=FILE"
             ) from error
     return path
