@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -60,6 +61,8 @@ def load_candidates(texts: Sequence[str]) -> list[Candidate]:
         labelled = bool(separator) and label not in known_archs()
         location = rest if labelled else text
         classifier = load_classifier(location)
+        for note in classifier.notes:
+            print(f"{text}: {note}", file=sys.stderr)
         group = label if labelled else classifier.name
         same = [candidate for candidate in candidates if candidate.group == group]
         if any(candidate.classifier.sha256 == classifier.sha256 for candidate in same):

@@ -172,7 +172,7 @@ def test_weights_of_another_kind_are_refused(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"z_dim": "8"}, "z_dim is '8', not a positive integer"),
+        ({"z_dim": "8"}, "z_dim is '8', not an integer from 1 to 100,000"),
         ({"eps": 0}, "eps is 0"),
         ({"n_stats": 1}, "n_stats is 1"),
         ({"class_embed_dim": 4}, "class_embed_dim is 4, z_dim 8"),

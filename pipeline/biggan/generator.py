@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from ...manifests.errors import FormatError, GenintError, UsageError
-from ..networks.weights import fit_weights, load_weights
+from ..networks.weights import check_fit, fit_weights, load_weights
 
 # A layer is (upsample, input channels, output channels), channels in units of channel_width.
 _FIRST_LAYERS = [(False, 16, 16), (True, 16, 16), (False, 16, 16), (True, 16, 8), (False, 8, 8)]
@@ -53,6 +53,8 @@ PUBLISHED_CONFIGS: Mapping[str, BigGANConfig] = MappingProxyType(
     }
 )
 
+_LARGEST = 100_000  # of the integers in a configuration; published ones stay below 1,100
+
 
 @dataclass(frozen=True)
 class LoadedGenerator:
@@ -75,9 +77,12 @@ def load_generator(name_or_folder: str | Path, cache_dir: Path | None = None) ->
     """
     config_path, weights_path = _generator_files(name_or_folder, cache_dir)
     config, class_names, config_sha256 = load_config(config_path)
-    model = BigGAN(config)
     weights, weights_sha256 = load_weights(weights_path)
-    fit_weights(model, weights, f"{weights_path}: weights do not fit the configuration beside them")
+    complaint = f"{weights_path}: weights do not fit the configuration beside them"
+    with torch.device("meta"):
+        check_fit(BigGAN(config), weights, complaint)  # before memory is taken: a configuration can ask for terabytes
+    model = BigGAN(config)
+    fit_weights(model, weights, complaint)
     return LoadedGenerator(model.eval().requires_grad_(False), config_sha256, weights_sha256, class_names)
 
 
@@ -145,7 +150,7 @@ def load_config(path: Path) -> tuple[BigGANConfig, tuple[str, ...] | None, str]:
     content = path.read_bytes()
     try:
         values = json.loads(content)
-    except ValueError as error:  # undecodable bytes or text that is not JSON
+    except (ValueError, RecursionError) as error:  # undecodable bytes, text that is not JSON, or nested without end
         raise FormatError(f"{path}: not a JSON file: {error}") from error
     known = vars(BigGANConfig())
     if not isinstance(values, dict) or not values.keys() >= known.keys():
@@ -169,21 +174,21 @@ def _config_problem(config: BigGANConfig) -> str | None:
     """What keeps `config` from being a generator that the package can build, or None."""
     integers = ("output_dim", "z_dim", "class_embed_dim", "channel_width", "num_classes", "n_stats")
     for key in integers:
-        if type(getattr(config, key)) is not int or getattr(config, key) < 1:
-            return f"{key} is {getattr(config, key)!r}, not a positive integer"
+        if type(getattr(config, key)) is not int or not 1 <= getattr(config, key) <= _LARGEST:
+            return f"{key} is {getattr(config, key)!r:.80}, not an integer from 1 to {_LARGEST:,}"
     if not isinstance(config.eps, float) or not 0 < config.eps < 1:
-        return f"eps is {config.eps!r}, not a number between 0 and 1"
+        return f"eps is {config.eps!r:.80}, not a number between 0 and 1"
     if config.n_stats < 2:
         return f"n_stats is {config.n_stats}, but batch-norm statistics are needed for 2 truncations or more"
     if config.class_embed_dim != config.z_dim:
         return f"class_embed_dim is {config.class_embed_dim}, z_dim {config.z_dim}; they must be equal"
 
     if not isinstance(config.layers, list) or not config.layers:
-        return f"layers is {config.layers!r}, not a list of [upsample, input, output]"
+        return f"layers is {config.layers!r:.80}, not a list of [upsample, input, output]"
     channels = 16
     for index, layer in enumerate(config.layers):
         if not isinstance(layer, list | tuple) or [type(value) for value in layer] != [bool, int, int]:
-            return f"layer {index} is {layer!r}, not [upsample, input, output]"
+            return f"layer {index} is {layer!r:.80}, not [upsample, input, output]"
         _, layer_input, layer_output = layer
         if layer_input != channels:
             return f"layer {index} takes {layer_input} x channel_width channels, but is given {channels}"
@@ -199,7 +204,7 @@ def _config_problem(config: BigGANConfig) -> str | None:
         return f"output_dim is {config.output_dim}, but the layers give {resolution}"
     position = config.attention_layer_position
     if type(position) is not int or not 0 <= position < len(config.layers):
-        return f"attention_layer_position is {position!r}, not one of the {len(config.layers)} layers"
+        return f"attention_layer_position is {position!r:.80}, not one of the {len(config.layers)} layers"
     if config.channel_width < 8:
         return f"channel_width is {config.channel_width}; 8 is the least"  # attention has an eighth of the channels
     return None

@@ -1,9 +1,7 @@
 """Read files of network weights, which come from others."""
 
-import hashlib
-import pickle
-import struct
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...manifests.errors import FormatError
-
-# What torch.load makes of a file that was cut off or altered, found by doing both at random places.
-_DAMAGED_FILE_ERRORS = (
-    RuntimeError,
-    EOFError,
-    LookupError,
-    ValueError,
-    OSError,
-    AssertionError,
-    AttributeError,
-    TypeError,
-    struct.error,
-)
+from ...manifests.weights import check_tensors, load_weights_file
 
 _MAX_NAMED_KEYS = 3
 # Counts batches for a momentum that nobody uses; old files lack it.
@@ -32,26 +18,21 @@ _OPTIONAL = "num_batches_tracked"
 
 def load_weights(path: Path) -> tuple[dict[str, Any], str]:
     """A state dict, and the sha256 of the bytes read. Raises FormatError for anything else; nothing is executed."""
-    # One open file for digest and load: the digest is that of the weights in use, whatever happens to the path.
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        file.seek(0)
-        try:
-            weights = torch.load(file, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:
-            raise FormatError(
-                f"{path}: refused, it holds more than tensors or is no PyTorch file: {_first_line(error)}"
-            ) from error
-        except _DAMAGED_FILE_ERRORS as error:
-            size = path.stat().st_size
-            raise FormatError(f"{path}: not a whole PyTorch file ({size} bytes): {_first_line(error)}") from error
+    weights, sha256 = load_weights_file(path, partial(torch.load, map_location="cpu", weights_only=True))
     if not isinstance(weights, dict):
         raise FormatError(f"{path}: holds a {type(weights).__name__}, expected a dictionary of tensors")
+    check_tensors(weights, str(path))
     return weights, sha256
 
 
 def fit_weights(model: nn.Module, weights: Mapping[str, Any], complaint: str) -> None:
     """Fill `model` from a state dict that must fit exactly. Raises FormatError, the complaint and what does not fit."""
+    check_fit(model, weights, complaint)
+    model.load_state_dict(weights, strict=False)
+
+
+def check_fit(model: nn.Module, weights: Mapping[str, Any], complaint: str) -> None:
+    """Raise FormatError where names or shapes of a state dict are others than the model's, which may be on `meta`."""
     expected = model.state_dict()
     misfits = {
         "missing": sorted(name for name in expected.keys() - weights.keys() if not name.endswith(_OPTIONAL)),
@@ -65,7 +46,6 @@ def fit_weights(model: nn.Module, weights: Mapping[str, Any], complaint: str) ->
     problems = [f"{len(names)} {kind} ({_some(names)})" for kind, names in misfits.items() if names]
     if problems:
         raise FormatError(f"{complaint}: {'; '.join(problems)}")
-    model.load_state_dict(weights, strict=False)
 
 
 def _some(names: list[str]) -> str:
@@ -79,8 +59,3 @@ def _shape(value: object) -> list[int] | str:
 def cache_folder() -> Path:
     """Where torch keeps downloaded weights."""
     return Path(torch.hub.get_dir()) / "checkpoints"
-
-
-def _first_line(error: BaseException) -> str:
-    """The first line of an error, for a one-line message."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

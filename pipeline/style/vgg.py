@@ -91,7 +91,7 @@ def make_vgg(state: Mapping[str, Any], origin: str, convolutions: int = CONVOLUT
     for name in names:
         weight, bias = state[f"{name}.weight"], state[f"{name}.bias"]
         shapes = [list(value.shape) if isinstance(value, Tensor) else None for value in (weight, bias)]
-        outputs = len(weight) if isinstance(weight, Tensor) else 0
+        outputs = weight.shape[0] if isinstance(weight, Tensor) and weight.ndim else 0
         if shapes != [[outputs, channels, 3, 3], [outputs]]:
             raise FormatError(
                 f"{origin}: {name}: weight and bias of shapes {shapes}, expected [n, {channels}, 3, 3] and [n]"
