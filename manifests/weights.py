@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .errors import FormatError
+from .errors import FormatError, shorten
 
 ZIP = b"PK\x03\x04"
 # What torch.load and zipfile make of a file that was cut off or altered, found by doing both at random places.
@@ -57,7 +57,7 @@ def load_weights_file(path: Path, load: Callable[[BinaryIO], Any]) -> tuple[Any,
 
 
 def has_checksums(path: Path) -> bool:
-    """Whether a file is of PyTorch's present format: that of before 1.6 has no checksums, so that damage goes unseen."""
+    """Whether a file is of PyTorch's present format; that of before 1.6 has no checksums, and damage goes unseen."""
     with open(path, "rb") as file:
         return file.read(len(ZIP)) == ZIP
 
@@ -104,5 +104,6 @@ def _in_the_way(message: str) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    """The first line of an error, for a one-line message."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:LONGEST]
+    """The first line of an error, for a one-line message; its kind where that is no sentence."""
+    line = (str(error).strip().splitlines() or [""])[0]
+    return shorten(line, LONGEST) if " " in line else type(error).__name__

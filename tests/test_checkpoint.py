@@ -54,7 +54,7 @@ def test_the_released_checkpoint_loads_without_its_prefixes(tmp_path: Path):
     assert same(classifier.model, model)
     assert (classifier.name, len(classifier.class_names), classifier.step) == ("checkpoint", 1000, None)
     fresh = make_model(ARCH, 1000)
-    assert initialise(fresh, ARCH, str(path)) == classifier.sha256
+    assert initialise(fresh, ARCH, str(path)) == (classifier.sha256, ())
     assert same(fresh, model)
 
 
@@ -109,9 +109,10 @@ def test_a_file_that_would_run_code_or_is_damaged_is_refused(tmp_path: Path):
     torch.save({"weights": Runs()}, tmp_path / "code.pt")
     (tmp_path / "text.pt").write_text("hello")
     torch.save({"format": "genint-train", "version": 99}, tmp_path / "new.pt")
-    for name in ("code.pt", "text.pt"):
-        with pytest.raises(FormatError, match="not a checkpoint that loads without running code"):
-            read_checkpoint(tmp_path / name)
+    with pytest.raises(FormatError, match=r"holds more than tensors: print, which would run code; .* save its weights"):
+        read_checkpoint(tmp_path / "code.pt")
+    with pytest.raises(FormatError, match=r"not a whole PyTorch file \(5 bytes\)"):
+        read_checkpoint(tmp_path / "text.pt")
     with pytest.raises(FormatError, match="version 99"):
         read_checkpoint(tmp_path / "new.pt")
     with pytest.raises(UsageError, match="no such checkpoint"):

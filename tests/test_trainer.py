@@ -134,7 +134,8 @@ def test_a_finished_run_does_nothing_more_and_a_longer_one_goes_on(reference: Pa
 def test_another_configuration_is_refused_by_what_changed(reference: Path, tmp_path: Path):
     run(configure("steps=1"), reference, tmp_path)
     before = configure().stages[0].lambda_int
-    with pytest.raises(UsageError, match=rf"stages.train.lambda_int: {before} -> 0.5; stages.train.lr: 0.05 -> 0.1$"):
+    changes = f"stages.train.lambda_int: {before} -> 0.5; stages.train.lr: 0.05 -> 0.1"
+    with pytest.raises(UsageError, match=rf"{changes} \(to go on as it was, --preset .*; or name a new folder\)$"):
         run(configure("steps=1", "lambda_int=0.5", "lr=0.1"), reference, tmp_path)
     with pytest.raises(UsageError, match=r"stream interventional: .* -> absent"):
         run(configure("steps=1", 'streams=["natural", "observational"]'), reference, tmp_path)
@@ -165,9 +166,9 @@ def test_a_run_that_is_asked_to_stop_saves_first(reference: Path, uninterrupted:
     for report in train(configuration, inputs, tmp_path, CPU, Settings(log_every=5)):
         if report.step == 3 and report.signal is None:
             os.kill(os.getpid(), signal.SIGTERM)
-    assert (report.step, report.signal) == (4, signal.SIGTERM)
+    assert (report.step, report.signal) == (3, signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) == before
-    assert read_last(tmp_path)["step"] == 4
+    assert read_last(tmp_path)["step"] == 3
     run(configuration, reference, tmp_path)
     assert_equal(read_last(tmp_path)["model"], read_last(uninterrupted)["model"])
     # The line of step 5 covers steps from before the stop.

@@ -33,7 +33,7 @@ def weights(tmp_path: Path) -> Path:
 def test_one_flipped_bit_of_a_weight_is_found(weights: Path, at: float):
     load_weights(weights)
     flip(weights, at)
-    with pytest.raises(FormatError, match="the checksum of its member .* does not fit: the file is damaged"):
+    with pytest.raises(FormatError, match=r"the checksum of its member .* does not fit: the file is damaged"):
         load_weights(weights)
 
 
@@ -58,7 +58,7 @@ def test_an_encoder_whose_weight_has_no_dimension_is_refused():
     state: dict[str, Tensor] = {}
     for number in (0, 2, 5, 7, 10):
         state |= {f"features.{number}.weight": torch.tensor(1.0), f"features.{number}.bias": torch.zeros(1)}
-    with pytest.raises(FormatError, match="features.0: weight and bias of shapes"):
+    with pytest.raises(FormatError, match=r"features\.0: weight and bias of shapes"):
         make_vgg(state, "x")
 
 

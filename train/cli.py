@@ -1,6 +1,6 @@
 """`genint-train`: shards and natural images in, a checkpoint out. Heavy imports wait inside the command."""
 
-import json
+import os
 import shlex
 import signal
 import sys
@@ -80,6 +80,11 @@ def main() -> None:
 @click.option(
     "--verify/--no-verify", default=True, show_default=True, help="Check each shard's sha256 when it is first read."
 )
+@click.option(
+    "--skip-unreadable",
+    is_flag=True,
+    help="Leave out images that cannot be read: the next ones stand in for them, RUN/left-out.jsonl lists them.",
+)
 @click.version_option(package_name="genint")
 def train(
     shards: tuple[str, ...],
@@ -108,6 +113,7 @@ def train(
     save_every: int | None,
     validate_every: int | None,
     verify: bool,
+    skip_unreadable: bool,
 ) -> int:
     """Train a classifier on natural, generated and transferred images with equation 1 of the paper.
 
@@ -135,8 +141,8 @@ def train(
         "seed": seed,
         "validation_share": share,
     }
-    given = [f"{key}={json.dumps(value)}" for key, value in flags.items() if value is not None]
-    configuration = load_configuration(preset, [*overrides, *given])
+    given = {key: value for key, value in flags.items() if value is not None}
+    configuration = load_configuration(preset, overrides, given)
 
     from .checkpoint import check_arch
     from .inputs import open_inputs
@@ -144,7 +150,7 @@ def train(
 
     check_arch(configuration.arch)
     inputs = open_inputs(configuration, shards, imagenet, None if share else validation)
-    settings = Settings(workers, accumulate, keep, log_every, save_every, validate_every, verify)
+    settings = Settings(workers, accumulate, keep, log_every, save_every, validate_every, verify, skip_unreadable)
     if dry_run:
         _describe(configuration, inputs)
         return 0
@@ -155,7 +161,7 @@ def train(
 
 def _train(configuration: "Configuration", inputs: "Inputs", out: Path, device: str, settings: "Settings") -> int:
     from ..manifests.console import ProgressDisplay
-    from .distributed import join
+    from .distributed import LostRank, join
     from .trainer import describe_line
     from .trainer import train as train_steps
 
@@ -163,11 +169,16 @@ def _train(configuration: "Configuration", inputs: "Inputs", out: Path, device: 
         stopped, note = 0, ""
         reports = train_steps(configuration, inputs, out, ranks, settings)
         if not ranks.is_main:
-            for report in reports:
-                stopped = report.signal or stopped
+            try:
+                for report in reports:
+                    stopped = report.signal or stopped
+            except LostRank:
+                return 1  # who has failed says why
             return 128 + stopped if stopped else 0
         first = next(reports)
-        if first.step == first.steps:
+        for line in first.notes:
+            click.echo(line, err=True)
+        if first.finished:
             click.echo(f"{out}: finished already, at step {first.step:,}")
             return 0
         with ProgressDisplay("train", "steps") as display:
@@ -176,18 +187,30 @@ def _train(configuration: "Configuration", inputs: "Inputs", out: Path, device: 
             display.update(first.step, first.steps)
             for report in reports:
                 stopped = report.signal or 0
+                for line in report.notes:
+                    display.print(line)
                 if report.metrics:
                     note = describe_line(report.metrics)
                     if "validation_top1" in report.metrics:
                         display.print(f"step {report.step:,}: {note}")
                 display.update(report.step, report.steps, note)
         if stopped:
-            command = shlex.join(["genint-train", *sys.argv[1:]])
             name = signal.Signals(stopped).name
-            click.echo(f"stopped by {name} at step {report.step:,}, saved; to go on: {command}", err=True)
+            click.echo(f"stopped by {name} at step {report.step:,}, saved; to go on: {_command()}", err=True)
             return 128 + stopped
         click.echo(f"checkpoint: {out / 'last.pt'}")
         return 0
+
+
+def _command() -> str:
+    """This command, as it is to be given again."""
+    words = ["genint-train", *sys.argv[1:]]
+    processes = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        nodes = int(os.environ["WORLD_SIZE"]) // int(processes)
+        words = ["torchrun", *(["--nnodes", str(nodes)] if nodes > 1 else []), "--nproc-per-node", processes,
+                 "--no-python", *words]  # fmt: skip
+    return shlex.join(words)
 
 
 def _describe(configuration: "Configuration", inputs: "Inputs") -> None:

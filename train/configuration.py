@@ -1,7 +1,7 @@
 """The configuration of a run: a preset (a TOML file that may extend another) with overrides. It holds all that changes
 what is learned; what changes only speed or place is a flag of the command line."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
@@ -49,6 +49,9 @@ class Stage(Table):
         {}, description="Images a step by term; a term's streams share them equally, the first ones taking the rest."
     )
     stream_batch_sizes: dict[str, Count] = Field({}, description="Images a step of streams that do not share equally.")
+    sources: dict[Term, list[str]] = Field(
+        {}, description="Sources of the streams that a term takes, such as interventional; none: of any source."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -139,6 +142,11 @@ class Configuration(Table):
         stages = {stage["name"]: stage for stage in tree.pop("stages")}
         return _flatten({**tree, "stages": stages})
 
+    def without_places(self) -> Self:
+        """The same for others to read: weights to start from are a file's place, and are given anew with --init."""
+        file = self.init not in ("random", "required") and not self.init.startswith("torchvision:")
+        return self.model_copy(update={"init": "required"}) if file else self
+
     def to_toml(self) -> str:
         """As TOML with every default spelled out: a preset in its own right."""
         return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
@@ -156,8 +164,10 @@ def describe_preset(text: str) -> str:
     return text.splitlines()[0].removeprefix("# ")
 
 
-def load_configuration(name_or_path: str = DEFAULT_PRESET, overrides: Sequence[str] = ()) -> Configuration:
-    """Load a shipped preset or a file, with `KEY=VALUE` overrides, values in TOML.
+def load_configuration(
+    name_or_path: str = DEFAULT_PRESET, overrides: Sequence[str] = (), values: Mapping[str, Any] = {}
+) -> Configuration:
+    """Load a shipped preset or a file, with `KEY=VALUE` overrides, values in TOML, and values by key after them.
 
     A stage's key without its stage (`lr=0.01`) goes to all stages, and a lambda to those that have it already, if any
     has; `stages.NAME.lr=0.01` goes to one. Raises UsageError that names the offending key and what was expected.
@@ -165,7 +175,9 @@ def load_configuration(name_or_path: str = DEFAULT_PRESET, overrides: Sequence[s
     tree = _expand(_read_tree(name_or_path, seen=[]))
     tree.setdefault("preset", Path(name_or_path).name.removesuffix(".toml"))
     for override in overrides:
-        _override(tree, override)
+        _override(tree, *_parse(override), f"--set {shorten(override)}")
+    for key, value in values.items():
+        _override(tree, key, value, f"--{key.replace('_', '-')}")
     try:
         return Configuration.model_validate(tree)
     except ValidationError as error:
@@ -213,9 +225,8 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 def _expand(tree: dict[str, Any]) -> dict[str, Any]:
     """Stages with the stage keys that stand at the top, which are the defaults of all of them."""
     shared = {key: tree.pop(key) for key in list(tree) if key in Stage.model_fields}
-    stages = tree.get("stages", [{}])
-    if not isinstance(stages, list) or not all(isinstance(stage, dict) for stage in stages):
-        raise UsageError("stages: expected tables, each under [[stages]]")
+    tree.setdefault("stages", [{}])
+    stages = _stages(tree)
     lengths = ("epochs", "steps")
     tree["stages"] = [
         _merge({k: v for k, v in shared.items() if k not in lengths or not any(n in stage for n in lengths)}, stage)
@@ -224,31 +235,45 @@ def _expand(tree: dict[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def _override(tree: dict[str, Any], override: str) -> None:
-    dotted, separator, text = override.partition("=")
+def _stages(tree: dict[str, Any]) -> list[dict[str, Any]]:
+    """The stages of a tree. Raises UsageError where they are no tables."""
+    stages = tree["stages"]
+    if not isinstance(stages, list) or not all(isinstance(stage, dict) for stage in stages):
+        raise UsageError("stages: expected tables, each under [[stages]]")
+    return stages
+
+
+def _parse(override: str) -> tuple[str, Any]:
+    """Key and value of KEY=VALUE."""
+    key, separator, text = override.partition("=")
     if not separator:
         raise UsageError(f"--set {shorten(override)}: expected KEY=VALUE, such as lr=0.01 or stages.NAME.lr=0.01")
     try:
-        value = parse_toml(f"value = {text}")["value"]
+        return key, parse_toml(f"value = {text}")["value"]
     except ValueError:
-        value = text  # a bare word is a string, as on any command line
+        return key, text  # a bare word is a string, as on any command line
+
+
+def _override(tree: dict[str, Any], dotted: str, value: Any, origin: str) -> None:
     path = dotted.strip().split(".")
     if path[0] in Stage.model_fields:
-        tables = tree["stages"]
+        tables = _stages(tree)
         if path[0].startswith("lambda_"):
             tables = [stage for stage in tables if path[0] in stage] or tables
     elif path[0] == "stages" and len(path) > 2:
-        names = [stage.get("name", "train") for stage in tree["stages"]]
+        names = [str(stage.get("name", "train")) for stage in _stages(tree)]
         if path[1] not in names:
-            raise UsageError(f"--set {shorten(override)}: no stage {shorten(path[1])!r}{suggest(path[1], names)}")
+            raise UsageError(f"{origin}: no stage {shorten(path[1])!r}{suggest(path[1], names)}")
         tables, path = [tree["stages"][names.index(path[1])]], path[2:]
     else:
         tables = [tree]
     for table in tables:
-        _set(table, path, value, override)
+        _set(table, path, value, origin)
+    if path == ["stages"]:
+        _stages(tree)
 
 
-def _set(table: dict[str, Any], path: Sequence[str], value: Any, override: str) -> None:
+def _set(table: dict[str, Any], path: Sequence[str], value: Any, origin: str) -> None:
     *parents, key = path
     if not parents and key in ("epochs", "steps"):
         table.pop("steps" if key == "epochs" else "epochs", None)
@@ -257,7 +282,7 @@ def _set(table: dict[str, Any], path: Sequence[str], value: Any, override: str) 
         table[part] = dict(table[part]) if isinstance(table.get(part), dict) else table.get(part, {})
         table = table[part]
         if not isinstance(table, dict):
-            raise UsageError(f"--set {shorten(override)}: {shorten(part)} is a value, not a table")
+            raise UsageError(f"{origin}: {shorten(part)} is a value, not a table")
     table[key] = value
 
 

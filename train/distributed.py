@@ -1,6 +1,7 @@
 """The processes of one training run: one alone, or those that `torchrun` started."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,6 +10,14 @@ import torch
 from torch import Tensor, distributed
 
 from ..manifests.device import choose_device
+from ..manifests.errors import GenintError
+
+# How gloo and nccl say that another process is gone.
+GONE = re.compile(r"Connection (closed|reset)|Broken pipe|Socket Timeout|NCCL|gloo|ProcessGroup", re.IGNORECASE)
+
+
+class LostRank(GenintError):
+    """Another process of the run has ended; that one says why."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +47,18 @@ class Ranks:
         """Until all ranks have come here."""
         if self.world_size > 1:
             distributed.barrier()
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Work that needs all ranks. Raises LostRank where one of them is gone."""
+        try:
+            yield
+        except RuntimeError as error:
+            if self.world_size == 1 or not GONE.search(str(error)):
+                raise
+            raise LostRank(
+                "another process of the run has ended; the same command goes on from the last save"
+            ) from error
 
 
 def rank_device(request: str, local_rank: int = 0) -> torch.device:

@@ -17,6 +17,8 @@ from .streams import Images, TrainStream, check_classes, open_images, open_shard
 
 # Name of the stream that --imagenet gives.
 IMAGENET = "imagenet"
+# Name of the images that --validation gives: their place is nobody's business, and may change.
+GIVEN = "given"
 
 
 @dataclass(frozen=True)
@@ -63,25 +65,31 @@ def open_inputs(
     if not shards and not imagenet:
         raise UsageError("nothing to train on: give --shards DIR, --imagenet DIR or both")
     streams = [TrainStream(IMAGENET, "natural", open_images(imagenet))] if imagenet else []
-    streams += _open_datasets(shards, configuration.streams, [stream.name for stream in streams])
+    streams += _open_datasets(shards, configuration, [stream.name for stream in streams])
     streams = unique_names(streams)
     if configuration.validation_share is not None:
         streams, held_out = hold_out(streams, configuration.validation_share, configuration.seed)
     elif validation == "none":
         held_out = []
     elif validation is not None:
-        held_out = [ValidationImages(validation, open_images(validation, "validation"))]
+        held_out = [ValidationImages(GIVEN, open_images(validation, "validation"))]
     else:
         held_out = [part for url in shards for part in _validation_streams(url)]
     validated = [TrainStream(f"validation {part.name}", "natural", part.images) for part in held_out]
     return Inputs(streams, check_classes([*streams, *validated]), held_out)
 
 
-def _open_datasets(shards: Sequence[str], names: Sequence[str] | None, others: Sequence[str]) -> list[TrainStream]:
+def _open_datasets(shards: Sequence[str], configuration: Configuration, others: Sequence[str]) -> list[TrainStream]:
     """Training streams of all datasets, or those of the names that one of them has."""
+    names = configuration.streams
     if names is None:
         return [stream for url in shards for stream in open_shards(url)]
     wanted = [name for name in names if name not in others]
+    if wanted and not shards:
+        raise UsageError(
+            f"streams {', '.join(wanted)} (of preset {configuration.preset}, or --streams): no dataset has them; give "
+            f"it with --shards DIR, or --streams {IMAGENET} to train on --imagenet alone"
+        )
     if len(shards) == 1:
         return open_shards(shards[0], wanted) if wanted else []
     for url in shards:

@@ -1,24 +1,32 @@
 """A classifier while it learns: equation 1 on the images of a step, and the optimizer."""
 
 import warnings
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ..manifests.errors import GenintError
 from ..manifests.randomness import random_words
 from .checkpoint import Preprocessing
 from .configuration import Configuration, Stage
-from .distributed import Ranks
+from .distributed import LostRank, Ranks
 from .inputs import ValidationImages
-from .loader import StepBatch, evaluation_batches
+from .loader import LeftOut, StepBatch, evaluation_batches
 from .objective import NaturalStatistics, as_released, equation_1, mix_up, term_losses
 from .plan import StagePlan
 from .steps import rank_slice
 from .streams import Term
+
+Take = Callable[[Iterator[Any]], Any]
+
+
+def next_item(items: Iterator[Any]) -> Any:
+    """The next item, None after the last."""
+    return next(items, None)
 
 
 class Learner:
@@ -94,27 +102,63 @@ class Learner:
         return float(self._loss({term: torch.tensor(loss) for term, loss in losses.items()}, self.plan.stage))
 
     @torch.no_grad()
-    def validate(self, parts: Sequence[ValidationImages], batch_size: int, workers: int = 0) -> dict[str, Any]:
-        """Top-1 and top-5 accuracy on all images of the parts together, each rank on its share of them."""
+    def validate(
+        self,
+        parts: Sequence[ValidationImages],
+        batch_size: int,
+        workers: int = 0,
+        verify: bool = True,
+        take: Take = next_item,
+        left_out: LeftOut | None = None,
+    ) -> dict[str, Any] | None:
+        """Top-1 and top-5 accuracy on all images of the parts together, each rank on its share of them.
+
+        `take` gives the next batch, and may give None before the end, on any rank: then there is no result. Raises on
+        all ranks what reading raised on one.
+        """
         for buffer in self.model.buffers():
             self.ranks.broadcast(buffer)
         self.model.eval()
-        counts = torch.zeros(3, dtype=torch.float64, device=self.ranks.device)
-        for part in parts:
-            positions = range(len(part.images)) if part.positions is None else part.positions
-            mine = positions[self.ranks.rank :: self.ranks.world_size]
-            for images, labels in evaluation_batches(part.images, self.preprocessing, batch_size, workers, mine):
-                with self._autocast():
-                    inputs = self.preprocessing.normalize(images.to(self.ranks.device))
-                    logits = self.model(inputs.contiguous(memory_format=self._format))
-                ranked = logits.topk(min(5, self.num_classes), dim=1).indices
-                hits = ranked == labels.to(self.ranks.device)[:, None]
-                counts += torch.stack(
-                    [hits[:, 0].sum(), hits.any(1).sum(), hits.new_tensor(len(hits), dtype=torch.long)]
+        # Hits among 1 and 5, images; ranks that were asked to stop, and that failed.
+        counts = torch.zeros(5, dtype=torch.float64, device=self.ranks.device)
+        failure: GenintError | OSError | None = None
+        try:
+            for part in parts:
+                positions = range(len(part.images)) if part.positions is None else part.positions
+                mine = positions[self.ranks.rank :: self.ranks.world_size]
+                batches = evaluation_batches(
+                    part.images, self.preprocessing, batch_size, workers, mine, verify, left_out
                 )
+                with closing(batches):
+                    for _ in range(-(-len(mine) // batch_size)):
+                        batch = take(batches)
+                        if batch is None:
+                            counts[3] = 1
+                            break
+                        counts[:3] += self._count_hits(*batch)
+        except (GenintError, OSError) as error:
+            failure = error
+            counts[4] = 1
         self.model.train()
-        top1, top5, total = self.ranks.sum(counts).tolist()
+        top1, top5, total, stopped, failed = self.ranks.sum(counts).tolist()
+        if failed:
+            raise failure or LostRank("another process of the run could not read its validation images")
+        if stopped:
+            return None
+        if not total:
+            raise GenintError("validation: none of its images can be read")
         return {"validation_top1": top1 / total, "validation_top5": top5 / total, "validation_images": int(total)}
+
+    def _count_hits(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Of a batch: images whose class is the likeliest, those where it is among five, all: [3]."""
+        if not len(images):
+            return torch.zeros(3, dtype=torch.float64, device=self.ranks.device)
+        with self._autocast():
+            inputs = self.preprocessing.normalize(images.to(self.ranks.device))
+            logits = self.model(inputs.contiguous(memory_format=self._format))
+        ranked = logits.topk(min(5, self.num_classes), dim=1).indices
+        hits = ranked == labels.to(self.ranks.device)[:, None]
+        return torch.stack([hits[:, 0].sum(), hits.any(1).sum(), hits.new_tensor(len(hits), dtype=torch.long)]).double()
 
     def _prepare(self, batch: StepBatch) -> tuple[dict[Term, Tensor], dict[Term, Tensor]]:
         """Normalised images and labels by term, on the device; natural ones mixed up where the stage says so."""

@@ -25,6 +25,7 @@ class StagePlan:
     steps_per_epoch: int
     start: int
     steps: int
+    notes: tuple[str, ...] = ()  # what is left out, for people
 
     @property
     def stop(self) -> int:
@@ -67,7 +68,11 @@ def plan_stages(configuration: Configuration, inputs: Inputs) -> list[StagePlan]
         steps_per_epoch = -(-images // sum(batch_sizes[stream.name] for stream in leading))
         steps = stage.steps or (stage.epochs or 0) * steps_per_epoch
         start = plans[-1].stop if plans else 0
-        plans.append(StagePlan(index, stage, streams, batch_sizes, steps_per_epoch, start, steps))
+        plans.append(
+            StagePlan(
+                index, stage, streams, batch_sizes, steps_per_epoch, start, steps, _left_out(stage, inputs.streams)
+            )
+        )
     _check_image_sizes(configuration, plans)
     return plans
 
@@ -75,7 +80,14 @@ def plan_stages(configuration: Configuration, inputs: Inputs) -> list[StagePlan]
 def _streams_of(term: Term, stage: Stage, streams: Sequence[TrainStream]) -> list[TrainStream]:
     if stage.weight(term) is None:
         return []
-    chosen = [stream for stream in streams if stream.term == term]
+    of_term = [stream for stream in streams if stream.term == term]
+    chosen = [stream for stream in of_term if _wanted(stage, stream)]
+    if not chosen and of_term:
+        found = ", ".join(f"{stream.name} ({stream.source})" for stream in of_term)
+        raise UsageError(
+            f"stage {stage.name!r} takes {_KIND[term]} streams of source {' or '.join(stage.sources[term])} alone, and "
+            f"there is {found}; to take it all the same: --set 'sources.{term}=[\"{of_term[0].source}\"]'"
+        )
     if not chosen:
         found = ", ".join(f"{stream.name} ({stream.term})" for stream in streams) or "none"
         wish = "natural = true" if term == "natural" else f"{_FLAG[term]} = {stage.weight(term)}"
@@ -84,6 +96,22 @@ def _streams_of(term: Term, stage: Stage, streams: Sequence[TrainStream]) -> lis
             f"stage {stage.name!r} has {wish}, but there is no {_KIND[term]} stream; streams: {found}{where}"
         )
     return chosen
+
+
+def _wanted(stage: Stage, stream: TrainStream) -> bool:
+    """Whether a stage takes streams of this one's source. What comes from no dataset has none, and is taken."""
+    wanted = stage.sources.get(stream.term)
+    return wanted is None or stream.source is None or stream.source in wanted
+
+
+def _left_out(stage: Stage, streams: Sequence[TrainStream]) -> tuple[str, ...]:
+    """A line for each stream that a term would take, were it of another source."""
+    return tuple(
+        f"stream {stream.name} (source {stream.source}) takes no part in stage {stage.name}, which takes "
+        f"{' and '.join(stage.sources[stream.term])}"
+        for stream in streams
+        if stage.weight(stream.term) is not None and not _wanted(stage, stream)
+    )
 
 
 def divide_batches(stage: Stage, streams: Sequence[TrainStream]) -> dict[str, int]:
@@ -140,7 +168,7 @@ def describe_plan(plans: Sequence[StagePlan], inputs: Inputs) -> list[str]:
     used = {stream.name for plan in plans for stream in plan.streams}
     lines = ["# Streams"]
     for stream in inputs.streams:
-        role = stream.term if stream.name in used else f"{stream.term}, not used: {_FLAG[stream.term]} is not given"
+        role = stream.term if stream.name in used else f"{stream.term}, not used: {_reason(plans, stream)}"
         lines.append(f"# {stream.name:20} {len(stream.images):>11,} images  {role}")
     lines += [f"# {part.name:20} {len(part):>11,} images  validation" for part in inputs.validation]
     lines.append(f"# {len(inputs.class_names):,} classes")
@@ -150,3 +178,11 @@ def describe_plan(plans: Sequence[StagePlan], inputs: Inputs) -> list[str]:
         lines.append(f"# Stage {plan.stage.name}: {length}; a step takes {batches}")
     lines.append(f"# {plans[-1].stop:,} steps in all")
     return lines
+
+
+def _reason(plans: Sequence[StagePlan], stream: TrainStream) -> str:
+    """Why no stage takes a stream."""
+    stage = next((plan.stage for plan in plans if plan.stage.weight(stream.term) is not None), None)
+    if stage is None:
+        return f"{_FLAG[stream.term]} is not given"
+    return f"its source is {stream.source}, the preset takes {' and '.join(stage.sources[stream.term])}"

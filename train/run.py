@@ -5,13 +5,13 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..manifests.errors import FormatError, UsageError
+from ..manifests.errors import FormatError, UsageError, shorten
 from ..manifests.lock import only_process
 from .checkpoint import BEST, LAST, read_checkpoint, save_checkpoint
 from .configuration import Configuration
@@ -22,6 +22,18 @@ IDENTITY = "run.json"
 METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
 LOCK = "lock"
+# Images that could not be read and were left out, one a line.
+LEFT_OUT = "left-out.jsonl"
+
+
+@dataclass(frozen=True)
+class UnreadableImage:
+    """An image that was left out: its stream, its position in it, what it is called, and why."""
+
+    stream: str
+    position: int
+    key: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -44,24 +56,33 @@ class RunFolder:
         if not path.is_file():
             return
         try:
-            before = json.loads(path.read_text())
-        except ValueError as error:
-            raise FormatError(f"{path}: not JSON: {error}") from error
+            before = json.loads(path.read_bytes())
+        except (ValueError, RecursionError) as error:
+            raise FormatError(f"{path}: not JSON: {shorten(str(error))}") from error
+        if not isinstance(before, dict):
+            raise FormatError(f"{path}: a {type(before).__name__}, expected an object that says what the run is")
         last = configuration.stages[-1].name
         free = {f"stages.{last}.epochs", f"stages.{last}.steps"}
-        changes = [
-            f"{key}: {_short(before.get(key))} -> {_short(identity.get(key))}"
-            for key in sorted((before.keys() | identity.keys()) - free)
-            if before.get(key) != identity.get(key)
+        changed = [
+            key for key in sorted((before.keys() | identity.keys()) - free) if before.get(key) != identity.get(key)
         ]
-        if changes:
-            raise UsageError(f"--out {self.path}: a run with another configuration is there: {'; '.join(changes)}")
+        if changed:
+            changes = "; ".join(f"{key}: {_short(before.get(key))} -> {_short(identity.get(key))}" for key in changed)
+            data = any(key.startswith(("stream ", "validation ")) for key in changed)
+            remedy = (
+                "give the data as it was, or name a new folder"
+                if data
+                else f"to go on as it was, --preset {self.path / CONFIGURATION}; or name a new folder"
+            )
+            raise UsageError(f"--out {self.path}: a run with another configuration is there: {changes} ({remedy})")
 
     def create(self, configuration: Configuration, identity: Mapping[str, Any]) -> None:
-        """Make the folder with what the run is."""
+        """Make the folder with what the run is, and sweep it. The run must be held."""
         self.path.mkdir(parents=True, exist_ok=True)
-        _write(self.path / IDENTITY, json.dumps(identity, indent=1, sort_keys=True) + "\n")
-        _write(self.path / CONFIGURATION, configuration.to_toml())
+        for left in self.path.glob("*.tmp.*"):
+            left.unlink()  # of a process that was killed
+        replace_text(self.path / IDENTITY, (json.dumps(identity, indent=1, sort_keys=True) + "\n").encode())
+        replace_text(self.path / CONFIGURATION, configuration.to_toml().encode())
 
     def held(self) -> AbstractContextManager[None]:
         """Keep other processes from going on with the run meanwhile. Raises UsageError where one does."""
@@ -75,9 +96,10 @@ class RunFolder:
         """Write the checkpoint of a step, and drop all but the newest `keep`."""
         path = self.path / f"step-{step:08d}.pt"
         save_checkpoint(path, content)
-        _link(path, self.path / LAST)
         if best:
             _link(path, self.path / BEST)
+        # Last: what it says of the best is then true.
+        _link(path, self.path / LAST)
         for old in self.checkpoints()[:-keep]:
             old.unlink()
 
@@ -86,14 +108,49 @@ class RunFolder:
         return sorted(path for path in self.path.glob("step-*.pt") if re.fullmatch(r"step-\d{8}\.pt", path.name))
 
 
+class LeftOutImages:
+    """A run's list of the images that it leaves out. Other images stand in for them, so that the run stays the same."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / LEFT_OUT
+        self._known: dict[str, set[int]] = {}
+        content = self.path.read_bytes() if self.path.exists() else b""
+        *lines, cut = content.split(b"\n")
+        if cut:  # by the end of a process
+            replace_text(self.path, content.removesuffix(cut))
+        for number, line in enumerate(lines, 1):
+            try:
+                entry = UnreadableImage(**json.loads(line))
+                self._known.setdefault(str(entry.stream), set()).add(int(entry.position))
+            except (ValueError, TypeError, RecursionError) as error:
+                raise FormatError(f"{self.path}: line {number} is no entry of the list of images left out") from error
+
+    def positions(self, stream: str) -> frozenset[int]:
+        return frozenset(self._known.get(stream, ()))
+
+    def add(self, images: Iterable[UnreadableImage]) -> list[UnreadableImage]:
+        """Append what is new to the list; returns that. Every rank appends its own, whole lines at a time."""
+        new = []
+        for image in images:
+            known = self._known.setdefault(image.stream, set())
+            if image.position not in known:
+                known.add(image.position)
+                new.append(image)
+        if new:
+            with open(self.path, "ab") as file:
+                file.write(b"".join(json.dumps(asdict(image)).encode() + b"\n" for image in new))
+        return new
+
+
 def _short(value: Any) -> str:
     text = "absent" if value is None else json.dumps(value, sort_keys=True)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _write(path: Path, text: str) -> None:
+def replace_text(path: Path, content: bytes) -> None:
+    """Write a small file, whole or not at all."""
     temporary = path.with_name(f"{path.name}.tmp.{uuid.uuid4().hex}")
-    temporary.write_text(text, "utf-8")
+    temporary.write_bytes(content)
     os.replace(temporary, path)
 
 

@@ -77,7 +77,7 @@ class _NumberType:
 
 def _number(kind: _NumberType, content: bytes) -> Any:
     """Stands for numpy's scalar."""
-    return np.frombuffer(content, np.dtype(kind.name).newbyteorder(kind.order), 1)[0].item()  # type: ignore[call-overload]
+    return np.frombuffer(content, np.dtype(kind.name).newbyteorder(kind.order), 1)[0].item()  # type: ignore[arg-type]
 
 
 # Plain data, without code of their own: the arguments of a training script, and numbers.

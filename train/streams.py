@@ -56,11 +56,12 @@ class Images(Protocol):
 
 @dataclass(frozen=True)
 class TrainStream:
-    """A stream of a training run; `term` is its term of equation 1."""
+    """A stream of a training run; `term` is its term of equation 1, `source` what a dataset says of its kind."""
 
     name: str
     term: Term
     images: Images
+    source: str | None = None
 
 
 def open_shards(url: str, streams: Sequence[str] | None = None) -> list[TrainStream]:
@@ -73,7 +74,8 @@ def open_shards(url: str, streams: Sequence[str] | None = None) -> list[TrainStr
     else:
         entries = [_find(manifest, name, url) for name in dict.fromkeys(streams)]
     return [
-        TrainStream(entry.name, TERM_OF_ROLE[entry.role], _open_stream(storage, manifest, entry)) for entry in entries
+        TrainStream(entry.name, TERM_OF_ROLE[entry.role], _open_stream(storage, manifest, entry), entry.source)
+        for entry in entries
     ]
 
 

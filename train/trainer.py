@@ -6,30 +6,36 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 
 import torch
 
-from ..manifests.errors import GenintError, UsageError
+from ..manifests.errors import FormatError, GenintError, UsageError
 from ..manifests.randomness import random_words
 from .augmentation import Augmentation
-from .checkpoint import describe_model, initialise, make_model, weights_of
+from .checkpoint import LAST, check_size, describe_model, initialise, load_weights, make_model
 from .configuration import Configuration
-from .distributed import Ranks
+from .distributed import LostRank, Ranks
 from .inputs import Inputs
 from .learner import Learner
-from .loader import StepLoader
+from .loader import StepLoader, UnreadableImageError
 from .metrics import Interval, Metrics
 from .plan import StagePlan, augmentation_name, plan_stages
-from .run import RunFolder
+from .resume import load_optimizer, read_training
+from .run import LeftOutImages, RunFolder, UnreadableImage
+from .state_dicts import find_weights
 
 VALIDATION_BATCH = 256
+# Share of a stream's images that may be unreadable; more are no accident.
+MOST_LEFT_OUT = 0.1
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -46,23 +52,33 @@ class Settings:
     save_every: int | None = None
     validate_every: int | None = None
     verify: bool = True
+    skip_unreadable: bool = False
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is. `metrics` are those of the line just written, if one was; `signal` is what stops it here."""
+    """How far a run is. `metrics` are those of the line just written, if one was; `signal` is what stops it here;
+    `notes` are for people."""
 
     step: int
     steps: int
     metrics: Mapping[str, Any] | None = None
     signal: int | None = None
+    notes: tuple[str, ...] = ()
+    finished: bool = False  # there was nothing to do
+
+
+class _Asked(BaseException):
+    """A signal that ends a wait."""
 
 
 class StopRequests:
-    """SIGTERM and SIGINT ask the run to save and stop; a second SIGINT ends the process at once."""
+    """SIGTERM and SIGINT ask the run to save and stop, also while it waits for data; a second SIGINT ends the process
+    at once."""
 
     def __init__(self) -> None:
         self.signal = 0
+        self._waiting = False
 
     @contextmanager
     def listen(self) -> Iterator[None]:
@@ -76,10 +92,24 @@ class StopRequests:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
+    def take(self, items: Iterator[T]) -> T | None:
+        """The next item. None after the last, and where a signal asks to stop, which also ends the wait for it."""
+        try:
+            try:
+                self._waiting = True
+                return None if self.signal else next(items, None)
+            finally:
+                self._waiting = False
+        except _Asked:
+            self._waiting = False
+            return None
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.signal == signal.SIGINT:
             os._exit(130)
-        self.signal = number
+        first, self.signal = not self.signal, number
+        if self._waiting and first:
+            raise _Asked
 
 
 def train(
@@ -91,7 +121,8 @@ def train(
 ) -> Iterator[Progress]:
     """Run, or go on with, the run at `out`; yields after every step, and once at the start.
 
-    Raises UsageError for what does not fit before it writes anything, and GenintError where a loss is not finite.
+    Raises UsageError for what does not fit before it writes anything, GenintError where a loss is not finite, and where
+    reading fails; the steps made until then are saved.
     """
     # What is to be done, and whether the folder is for it.
     folder = RunFolder(out)
@@ -100,127 +131,235 @@ def train(
     check_parts(configuration, plans, ranks.world_size * settings.accumulate)
     torch.manual_seed(int(random_words(configuration.seed, "initial weights", count=1)[0] >> 1))
     model = make_model(configuration.arch, len(inputs.class_names))
-    init_sha256 = None
+    check_size(model, configuration.arch, configuration.size)
+    init_sha256, notes = None, tuple(note for plan in plans for note in plan.notes)
     if configuration.init == "required":
         raise UsageError(f"preset {configuration.preset} fine-tunes: give the classifier to start from with --init")
     if configuration.init != "random":
-        init_sha256 = initialise(model, configuration.arch, configuration.init)
+        init_sha256, said = initialise(model, configuration.arch, configuration.init)
+        notes += tuple(f"--init {configuration.init}: {note}" for note in said)
     identity = identify(configuration, inputs, init_sha256)
     folder.check_same(configuration, identity)
-    inputs.check()
+    if not settings.skip_unreadable:
+        inputs.check()
 
     # Where an earlier run stopped.
-    checkpoint = folder.load_last()
-    step, best, interval = 0, -1.0, Interval()
-    if checkpoint is not None:
-        step, best, interval = checkpoint["step"], checkpoint["best_top1"], Interval(**checkpoint["interval"])
-        model.load_state_dict(weights_of(checkpoint, str(folder.path)))
+    content = folder.load_last()
+    saved, interval, best = None, Interval(), -1.0
+    if content is not None:
+        saved = read_training(content, out / LAST)
+        interval, best = saved.interval, saved.best_top1
+        load_weights(model, find_weights(content, str(out / LAST)).weights, configuration.arch, str(out / LAST))
+    step = saved_step = saved.step if saved else 0
+    due = saved is not None and saved.validation_due
     total_steps = plans[-1].stop
     if step > total_steps:
         raise UsageError(f"--out {out}: the run is at step {step:,} already, beyond the {total_steps:,} asked for")
     ranks.wait()  # until all have looked at the folder
-    if ranks.is_main:
-        folder.create(configuration, identity)
-    yield Progress(step, total_steps)
-    if step == total_steps:
-        return
 
     stop_requests = StopRequests()
-    learner = Learner(model, configuration, len(inputs.class_names), ranks, settings.accumulate)
 
-    def save(best_yet: bool) -> None:
+    def save(best_yet: bool = False) -> None:
+        nonlocal saved_step
         if ranks.is_main:
             content = {
                 **describe_model(configuration.arch, inputs.class_names, learner.preprocessing),
+                "transform_input": bool(getattr(model, "transform_input", False)),
                 "model": model.state_dict(),
                 "optimizer": learner.optimizer.state_dict(),
                 "step": step,
                 "stage": plan.stage.name,
                 "best_top1": best,
                 "interval": asdict(interval),
+                "validation_due": due,
                 "world_size": ranks.world_size,
                 "accumulate": settings.accumulate,
-                "configuration": configuration.flatten(),
+                "configuration": recorded.flatten(),
                 "identity": json.dumps(identity, sort_keys=True),
                 "genint": version("genint"),
             }
             folder.save(step, content, settings.keep, best_yet)
+        saved_step = step
         ranks.wait()
+
+    def note_left_out(images: Sequence[UnreadableImage]) -> None:
+        nonlocal notes
+        new = left_out.add(images)
+        notes += tuple(f"left out: {image.key}: {image.reason}" for image in new)
+
+    def validate() -> dict[str, Any] | None:
+        """Scores, written down; None where a signal came first."""
+        nonlocal best, due
+        scores = learner.validate(
+            inputs.validation, VALIDATION_BATCH, settings.workers, settings.verify, stop_requests.take,
+            note_left_out if settings.skip_unreadable else None,
+        )  # fmt: skip
+        if scores is not None:
+            best = max(best, scores["validation_top1"])
+            due = False
+            if metrics:
+                metrics.write(step, "validation", scores)
+        return scores
+
+    def progress(line: Mapping[str, Any] | None = None, stopped: bool = False) -> Progress:
+        nonlocal notes
+        said, notes = notes, ()
+        return Progress(step, total_steps, line, (stop_requests.signal or signal.SIGTERM) if stopped else None, said)
 
     # Only the first rank writes.
     with (
         stop_requests.listen(),
         folder.held() if ranks.is_main else nullcontext(),
-        Metrics(folder.path, step) if ranks.is_main else nullcontext() as metrics,
+        ranks.together(),
     ):
-        for plan in plans:
-            if step >= plan.stop:
-                continue
+        recorded = configuration.without_places()
+        if ranks.is_main:
+            folder.create(recorded, identity)
+        finished = step == total_steps and not due
+        yield replace(progress(), finished=finished)
+        if finished:
+            return
+        left_out = LeftOutImages(out)
+        learner = Learner(model, configuration, len(inputs.class_names), ranks, settings.accumulate)
+        with Metrics(out, step, not due) if ranks.is_main else nullcontext() as metrics:
+            # A validation that an earlier run was stopped in.
+            if due:
+                before = best
+                scores = validate()
+                if scores is None:
+                    yield progress(stopped=True)
+                    return
+                if ranks.is_main:
+                    content = {**(content or {}), "best_top1": best, "validation_due": False}
+                    folder.save(step, content, settings.keep, best > before)
+                yield progress(scores)
 
-            # A stage starts with a fresh optimizer; a stage that was under way goes on with its own.
-            learner.begin(plan)
-            if checkpoint is not None and step > plan.start:
-                learner.optimizer.load_state_dict(checkpoint["optimizer"])
-            checkpoint = None
-            terms = list(plan.term_counts)
-            step_images = sum(plan.batch_sizes.values())
-            loader = make_loader(configuration, plan, ranks, settings)
-            save_every = settings.save_every or plan.steps_per_epoch
-            validate_every = settings.validate_every or plan.steps_per_epoch
+            for plan in plans:
+                if step >= plan.stop:
+                    continue
 
-            with closing(loader.steps(step, plan.stop)) as batches:
-                last = time.perf_counter()
-                for batch in batches:
-                    waited = time.perf_counter() - last
+                # A stage starts with a fresh optimizer; a stage that was under way goes on with its own.
+                learner.begin(plan)
+                if saved is not None and step > plan.start:
+                    load_optimizer(learner.optimizer, saved.optimizer, out / LAST)
+                saved = content = None
+                terms = list(plan.term_counts)
+                step_images = sum(plan.batch_sizes.values())
+                loader = make_loader(configuration, plan, ranks, settings, left_out)
+                save_every = settings.save_every or plan.steps_per_epoch
+                validate_every = settings.validate_every or plan.steps_per_epoch
 
-                    # Losses of the whole batch, and whether any rank was asked to stop: one message between ranks.
-                    shares = learner.gradients(batch).double()
-                    asked = shares.new_tensor([float(stop_requests.signal)])
-                    *losses, summed = ranks.sum(torch.cat([shares, asked])).tolist()
-                    if not all(map(math.isfinite, losses)):
-                        found = dict(zip(terms, losses, strict=True))
-                        raise not_finite(folder.path, loader, plan, step, found, ranks)
-                    learner.update(plan.lr(step))
-                    step += 1
-                    seconds = time.perf_counter() - last
-                    interval.add(dict(zip(terms, losses, strict=True)), step_images, seconds, waited)
-
-                    # What is due after this step: a line of metrics, a validation, a checkpoint, the end.
-                    ends, stops = step == plan.stop, summed > 0
-                    done = step - plan.start
-                    line = None
-                    if step % settings.log_every == 0 or ends:
-                        line = summarise(plan, step, learner, interval)
-                        interval = Interval()
-                        if metrics:
-                            metrics.write(step, "train", line)
-                    best_yet = False
-                    if inputs.validation and (done % validate_every == 0 or ends):
-                        scores = learner.validate(inputs.validation, VALIDATION_BATCH, settings.workers)
-                        best_yet = scores["validation_top1"] > best
-                        best = max(best, scores["validation_top1"])
-                        if metrics:
-                            metrics.write(step, "validation", scores)
-                        line = {**(line or {}), **scores}
-                    if done % save_every == 0 or best_yet or ends or stops:
-                        save(best_yet)
-                    number = stop_requests.signal or signal.SIGTERM if stops else None
-                    yield Progress(step, total_steps, line, number if not (ends and step == total_steps) else None)
-                    if stops:
-                        return
+                with closing(loader.steps(step, plan.stop)) as batches:
                     last = time.perf_counter()
+                    while step < plan.stop:
+                        # The images of a step, unless a rank was asked to stop or cannot read: one message between all.
+                        batch, failure = None, None
+                        try:
+                            batch = stop_requests.take(batches)
+                            if batch is not None and batch.left_out:
+                                note_left_out(batch.left_out)
+                                check_left_out(plan, left_out)
+                        except (GenintError, OSError) as error:
+                            failure = error
+                        asked = batch is None and failure is None
+                        found = torch.tensor([float(failure is not None), float(asked)], device=ranks.device)
+                        anywhere_failed, anywhere_asked = ranks.sum(found).tolist()
+                        if anywhere_failed or anywhere_asked:
+                            if saved_step < step:
+                                save()
+                            if anywhere_failed:
+                                give_up(failure, out, step)
+                            yield progress(stopped=True)
+                            return
+                        assert batch is not None
+                        waited = time.perf_counter() - last
+
+                        # Losses of the whole batch, and the update.
+                        shares = learner.gradients(batch).double()
+                        losses = ranks.sum(shares).tolist()
+                        if not all(map(math.isfinite, losses)):
+                            named = dict(zip(terms, losses, strict=True))
+                            raise not_finite(folder.path, loader, plan, step, named, ranks)
+                        learner.update(plan.lr(step))
+                        step += 1
+                        seconds = time.perf_counter() - last
+                        interval.add(dict(zip(terms, losses, strict=True)), step_images, seconds, waited)
+
+                        # What is due after this step: a line of metrics, a checkpoint, a validation.
+                        ends, done = step == plan.stop, step - plan.start
+                        line = None
+                        if step % settings.log_every == 0 or ends:
+                            line = summarise(plan, step, learner, interval)
+                            interval = Interval()
+                            if metrics:
+                                metrics.write(step, "train", line)
+                        due = bool(inputs.validation) and (done % validate_every == 0 or ends)
+                        if done % save_every == 0 or ends:
+                            save()
+                        if due:
+                            # After the checkpoint: it may take longer than a scheduler waits.
+                            before = best
+                            try:
+                                scores = validate()
+                            except (GenintError, OSError) as error:
+                                if saved_step < step:
+                                    save()
+                                give_up(error, out, step)
+                            if scores is None:
+                                if saved_step < step:
+                                    save()
+                                yield progress(line, stopped=True)
+                                return
+                            line = {**(line or {}), **scores}
+                            if best > before or saved_step == step:
+                                save(best > before)
+                        yield progress(line)
+                        last = time.perf_counter()
+
+
+def give_up(failure: GenintError | OSError | None, out: Path, step: int) -> NoReturn:
+    """Raise why reading failed, with what is saved and how to go on."""
+    saved = f"the {step:,} steps made are saved" if step else "no step was made"
+    if failure is None:
+        raise LostRank(f"another process of the run could not read its images, and says why; {saved}")
+    if isinstance(failure, OSError):
+        reason = f"{failure.filename}: {failure.strerror}" if failure.filename else str(failure)
+    else:
+        reason = str(failure)
+    remedy = "the same command goes on"
+    if isinstance(failure, UnreadableImageError):
+        remedy += "; with --skip-unreadable it leaves such images out and the next ones stand in for them"
+    kind = FormatError if isinstance(failure, FormatError) else GenintError
+    raise kind(f"{reason}; {saved}; {remedy}") from failure
+
+
+def check_left_out(plan: StagePlan, left_out: LeftOutImages) -> None:
+    """Raise GenintError where so much of a stream cannot be read that something else must be wrong."""
+    for stream in plan.streams:
+        count, total = len(left_out.positions(stream.name)), len(stream.images)
+        if count > max(1, MOST_LEFT_OUT * total):
+            raise GenintError(
+                f"stream {stream.name}: {count:,} of its {total:,} images cannot be read, more than "
+                f"{MOST_LEFT_OUT:.0%}; look at {left_out.path}"
+            )
 
 
 def identify(configuration: Configuration, inputs: Inputs, init_sha256: str | None) -> dict[str, Any]:
     """What decides a run, key by key: every key of its configuration, its data, and the weights it starts from."""
     identity = {**configuration.flatten(), **inputs.fingerprints(), "classes": len(inputs.class_names)}
-    # The file may move; its content may not change.
+    # The file may move; its content may not change. Data is named by content too (see `Inputs.fingerprints`).
     if init_sha256 is not None:
         identity["init"] = init_sha256
     return dict(json.loads(json.dumps(identity)))
 
 
-def make_loader(configuration: Configuration, plan: StagePlan, ranks: Ranks, settings: Settings) -> StepLoader:
+def make_loader(
+    configuration: Configuration,
+    plan: StagePlan,
+    ranks: Ranks,
+    settings: Settings,
+    left_out: LeftOutImages | None = None,
+) -> StepLoader:
     """The stage's batches. Its steps are those of the run: each stage goes on where the last one left the streams."""
     scale = (configuration.crop_scale[0], configuration.crop_scale[1])
     augmentations = {
@@ -238,6 +377,8 @@ def make_loader(configuration: Configuration, plan: StagePlan, ranks: Ranks, set
         settings.workers,
         settings.verify,
         pin_memory=ranks.device.type == "cuda",
+        skip=settings.skip_unreadable,
+        left_out={stream.name: left_out.positions(stream.name) for stream in plan.streams} if left_out else {},
     )
 
 
