@@ -64,11 +64,17 @@ class Dataset:
     def _listing(self, name: str) -> Listing:
         path = input_name(name)
         try:
-            return Listing.from_bytes(self.storage.read(path), self.roots.get(name, ""))
+            listing = Listing.from_bytes(self.storage.read(path), self.roots.get(name, ""))
         except FileNotFoundError as error:
             raise FormatError(f"{self.storage / path}: missing") from error
         except FormatError as error:
             raise FormatError(f"{self.storage / path}: {error}") from error
+        expected = self.entry.fingerprint.inputs.get(name)
+        if expected is None or listing.digest != expected.sha256:
+            raise FormatError(f"{self.storage / path}: another list than that of {PLAN}")
+        if self.recipe.inputs()[name] == "class folders" and not listing.folders:
+            raise FormatError(f"{self.storage / path}: lists images that are in no class folder")
+        return listing
 
     def _directions(self) -> Directions | None:
         if self.entry.directions is None:

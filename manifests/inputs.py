@@ -3,22 +3,30 @@
 import errno
 import gzip
 import hashlib
+import io
 import os
 import zlib
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
+from itertools import chain, islice
 from pathlib import Path
 from typing import Self
 
 from .errors import FormatError, UsageError
-from .pictures import IMAGE_EXTENSIONS
+from .folders import Found, find_files, note_left_out, read_file
+from .tar_members import BLOCK, is_header_of
 
 # The first line of a list of tars; no relative path begins so.
 TAR_HEADER = "/tars\t"
+# Of a list: twice the longest path that Linux opens.
+MAX_LINE = 1 << 13
+# A class label is a number of at most six digits.
+MAX_CLASSES = 1_000_000
+# Folders that hold class folders, in every data set that has them.
+SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
 
 
 @dataclass(frozen=True)
@@ -63,14 +71,18 @@ class Listing:
 
     @classmethod
     def from_bytes(cls, content: bytes, root: str) -> Self:
-        """Read `to_bytes` back, for images below `root`. Raises FormatError where it is no list."""
+        """Read `to_bytes` back, for images below `root`. Raises FormatError where it is no list.
+
+        A line at a time: names that must rise, and lines that must end, bound what a few bytes can unpack to.
+        """
         try:
-            # Not splitlines: a name may hold one of Unicode's other line breaks.
-            lines = gzip.decompress(content).decode().split("\n")[:-1]
-            if lines and lines[0].startswith(TAR_HEADER):
-                return cls._from_lines_of_tars(lines, root)
-            rows = [line.rsplit("\t", 1) for line in lines]
-            paths, sizes = tuple(path for path, _ in rows), tuple(int(size) for _, size in rows)
+            with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
+                lines = iter(lambda: _decode_line(file.readline(MAX_LINE)), "")
+                first = next(lines, "")
+                if first.startswith(TAR_HEADER):
+                    return cls._from_lines_of_tars(first, lines, root)
+                rows = list(_rising(line.rsplit("\t", 1) for line in chain([first] if first else [], lines)))
+            paths, sizes = tuple(path for path, _ in rows), tuple(_natural(size) for _, size in rows)
         except (OSError, EOFError, ValueError, zlib.error) as error:
             raise FormatError(f"not a list of input files: {error}") from error
         return cls(root, _class_folders(paths), paths, sizes)
@@ -83,16 +95,17 @@ class Listing:
         return [range(bisect_left(self.paths, f"{f}/"), bisect_left(self.paths, f"{f}0")) for f in self.folders]
 
     def read(self, path: str) -> bytes:
-        """The bytes of one of the paths; fewer than `sizes` says where a tar has been cut since. Raises OSError."""
+        """The bytes of one of the paths. Raises OSError, also where a tar no longer has the member in its place."""
         if not self.offsets:
-            return (Path(self.root) / path).read_bytes()
+            return read_file(Path(self.root) / path)
         position = bisect_left(self.paths, path)
-        tar, extension, _ = path.partition("/")[2].partition(".tar/")
+        tar, extension, member = path.partition("/")[2].partition(".tar/")
+        size = self.sizes[position]
         with open(Path(self.root) / f"{tar}{extension[:-1]}", "rb") as file:
-            file.seek(self.offsets[position])
-            content = file.read(self.sizes[position])
-        if len(content) != self.sizes[position]:
-            raise OSError(errno.EIO, f"{len(content)} of {self.sizes[position]} bytes")
+            file.seek(self.offsets[position] - BLOCK)
+            header, content = file.read(BLOCK), file.read(size)
+        if not is_header_of(header, member, size) or len(content) != size:
+            raise OSError(errno.EIO, "the tar has changed since it was listed")
         return content
 
     def _text(self) -> str:
@@ -104,74 +117,79 @@ class Listing:
         return "".join(f"{line}\n" for line in lines)
 
     @classmethod
-    def _from_lines_of_tars(cls, lines: list[str], root: str) -> Self:
-        num_tars, num_names = map(int, lines[0].removeprefix(TAR_HEADER).split("\t"))
-        tars = (line.rsplit("\t", 1) for line in lines[1 : 1 + num_tars])
-        names = tuple(lines[1 + num_tars : 1 + num_tars + num_names])
-        rows = [line.rsplit("\t", 2) for line in lines[1 + num_tars + num_names :]]
+    def _from_lines_of_tars(cls, first: str, lines: Iterator[str], root: str) -> Self:
+        num_tars, num_names = map(_natural, first.removeprefix(TAR_HEADER).split("\t"))
+        if num_names > MAX_CLASSES:
+            raise ValueError(f"{num_names} classes; at most {MAX_CLASSES}")
+        tars = list(_rising(line.rsplit("\t", 1) for line in islice(lines, num_tars)))
+        names = tuple(islice(lines, num_names))
+        rows = list(_rising(line.rsplit("\t", 2) for line in lines))
         width = len(str(num_names - 1))
         return cls(
             root,
             tuple(f"{label:0{width}d}" for label in range(num_names)),
             tuple(path for path, _, _ in rows),
-            tuple(int(size) for _, size, _ in rows),
-            tuple(int(offset) for _, _, offset in rows),
+            tuple(_natural(size) for _, size, _ in rows),
+            tuple(_natural(offset) for _, _, offset in rows),
             names,
-            tuple(Tar(name, int(size)) for name, size in tars),
+            tuple(Tar(name, _natural(size)) for name, size in tars),
         )
 
 
-def list_pictures(root: str | os.PathLike[str], name: str) -> Listing:
-    """List all images at or below a folder, links followed.
+def list_pictures(root: str | os.PathLike[str], where: str, found: Found | None = None) -> Listing:
+    """List all images at or below a folder, links followed; `found` is what lies there, if that is known already.
 
-    Raises UsageError where there is no folder, no image, or what `list_images` refuses too.
+    Raises UsageError that begins with `where`: where there is no folder, no image, or what `list_images` refuses too.
     """
-    top = _check_folder(root, name)
-    with _readable(root, name):
-        found = sorted(_images_below(top))
-    if not found:
-        raise UsageError(f"--input {name}={root}: no image in it")
-    return _make_listing(top, root, name, found)
+    top = check_folder(root, where)
+    found = found or find_files(top, where)
+    if not found.pictures:
+        raise UsageError(f"{where}: no image in it{_but(found)}")
+    note_left_out(found.describe_left_out(), where)
+    return _make_listing(top, where, sorted(found.pictures))
 
 
-def list_images(root: str | os.PathLike[str], name: str) -> Listing:
-    """List an ImageFolder-like input, links followed.
+def list_images(root: str | os.PathLike[str], where: str, found: Found | None = None) -> Listing:
+    """List an ImageFolder-like input, links followed; `found` is what lies there, if that is known already.
 
-    Raises UsageError where there is no folder, no class folder, a class folder without images, one that may not be
-    read, or a name that no list can hold.
+    Raises UsageError that begins with `where`: where there is no folder, no class folder, a class folder without
+    images, one that may not be read or is reached twice, splits in place of classes, or a name that no list can hold.
     """
-    top = _check_folder(root, name)
-    with _readable(root, name):
-        folders = [entry.name for entry in os.scandir(top) if entry.is_dir()]
-        found = sorted(image for folder in folders for image in _images_below(top, folder))
-    if not found:
-        raise UsageError(f"--input {name}={root}: no image in it; expected one folder a class with images inside")
-    listing = _make_listing(top, root, name, found)
+    top = check_folder(root, where)
+    found = found or find_files(top, where)
+    pictures = sorted(picture for picture in found.pictures if "/" in picture[0])
+    if not pictures:
+        raise UsageError(f"{where}: no image in it; expected one folder a class with images inside{_but(found)}")
+    listing = _make_listing(top, where, pictures)
     # Left out silently, an empty folder would shift the labels of those after it.
-    empty = set(folders) - set(listing.folders)
+    empty = set(found.folders) - set(listing.folders)
     if empty:
-        raise UsageError(f"--input {name}={root}: class folder {min(empty)!r} holds no image; remove it")
+        raise UsageError(f"{where}: class folder {min(empty)!r} holds no image; remove it")
+    if SPLITS.issuperset(map(str.lower, listing.folders)) and any(path.count("/") > 1 for path in listing.paths):
+        names = ", ".join(listing.folders)
+        raise UsageError(f"{where}: {names}: splits, not classes; did you mean {top / listing.folders[0]}?")
+    loose = len(found.pictures) - len(pictures)
+    outside = f"{loose:,} outside of class folders" if loose else ""
+    note_left_out(", ".join(filter(None, (outside, found.describe_left_out()))), where)
     return listing
 
 
-def _check_folder(root: str | os.PathLike[str], name: str) -> Path:
+def check_folder(root: str | os.PathLike[str], where: str) -> Path:
+    """The folder `root`. Raises UsageError that begins with `where` where there is none."""
     if not Path(root).is_dir():
-        raise UsageError(f"--input {name}={root}: no such folder")
+        raise UsageError(f"{where}: no such folder")
     return Path(root)
 
 
-@contextmanager
-def _readable(root: str | os.PathLike[str], name: str) -> Iterator[None]:
-    try:
-        yield
-    except PermissionError as error:
-        raise UsageError(f"--input {name}={root}: {error.filename} may not be read") from error
+def _but(found: Found) -> str:
+    left_out = found.describe_left_out()
+    return f" (left out: {left_out})" if left_out else ""
 
 
-def _make_listing(top: Path, root: str | os.PathLike[str], name: str, found: list[tuple[str, int]]) -> Listing:
+def _make_listing(top: Path, where: str, found: list[tuple[str, int]]) -> Listing:
     for path, _ in found:
-        if "\n" in path or not _is_utf8(path):
-            raise UsageError(f"--input {name}={root}: file name {path!r} is not one line of UTF-8; rename it")
+        if "\n" in path or not is_utf8(path):
+            raise UsageError(f"{where}: file name {path!r} is not one line of UTF-8; rename it")
     paths = tuple(path for path, _ in found)
     return Listing(str(top.resolve()), _class_folders(paths), paths, tuple(size for _, size in found))
 
@@ -181,25 +199,31 @@ def _class_folders(paths: Sequence[str]) -> tuple[str, ...]:
     return () if None in folders else tuple(sorted(folder for folder in folders if folder is not None))
 
 
-def _images_below(top: Path, folder: str = "") -> Iterator[tuple[str, int]]:
-    def fail(error: OSError) -> None:
-        raise error
-
-    for parent, _, names in os.walk(top / folder, onerror=fail, followlinks=True):
-        for name in names:
-            path = Path(parent, name)
-            if path.suffix.lower() in IMAGE_EXTENSIONS:
-                yield path.relative_to(top).as_posix(), _size(path)
+def _decode_line(line: bytes) -> str:
+    """A line without its end; empty at the end of the file."""
+    if line and not line.endswith(b"\n"):
+        raise ValueError(f"a line without an end, or of more than {MAX_LINE:,} bytes")
+    if line == b"\n":
+        raise ValueError("an empty line")
+    return line[:-1].decode()
 
 
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0  # a link to nothing is listed too: it becomes a hole that is counted
+def _rising(rows: Iterable[list[str]]) -> Iterator[list[str]]:
+    before = ""
+    for row in rows:
+        if row[0] <= before:
+            raise ValueError(f"{row[0][:80]!r} stands after {before[:80]!r}")
+        before = row[0]
+        yield row
 
 
-def _is_utf8(name: str) -> bool:
+def _natural(text: str) -> int:
+    if not (text.isascii() and text.isdigit()) or len(text) > 18:
+        raise ValueError(f"{text[:40]!r} is no number of bytes")
+    return int(text)
+
+
+def is_utf8(name: str) -> bool:
     # Python reads other bytes of a file name as lone surrogates.
     return not any("\ud800" <= character <= "\udfff" for character in name)
 

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from .errors import FormatError
 from .manifest import Record, StreamEntry, read_records
-from .shard import BLOCK, Index, Member, read_index, read_sample
+from .shard import Index, read_index, read_sample
 from .storage import Storage
+from .tar_members import BLOCK, Member
 
 # Far below the 1,024 open files that systems allow a process by default.
 OPEN_SHARDS = 128

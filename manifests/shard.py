@@ -10,15 +10,15 @@ import os
 import re
 import tarfile
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from types import TracebackType
 from typing import BinaryIO, Self, TypeVar
 
 from .errors import FormatError
+from .tar_members import BLOCK, Member, iterate_members, split_name
 
-BLOCK = tarfile.BLOCKSIZE
 INDEX_VERSION = "v1.2"
 # In the name of every file that is still being written.
 TEMPORARY = ".tmp."
@@ -39,14 +39,6 @@ class ShardSummary:
     samples: int
     first_key: str
     last_key: str
-
-
-@dataclass(frozen=True)
-class Member:
-    """Where the bytes of one member lie in the tar."""
-
-    offset: int
-    size: int
 
 
 Index = dict[str, dict[str, Member]]
@@ -184,32 +176,13 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def iterate_members(path: Path) -> Iterator[tuple[str, Member]]:
-    """Members of a tar in order, from the tar alone. Raises FormatError where it is cut or damaged.
-
-    A tar cut at a block boundary reads short without an error in most tools: the end-of-archive blocks are required.
-    """
-    size = path.stat().st_size
-    try:
-        with tarfile.open(path, "r:", ignore_zeros=False, errorlevel=2) as archive:
-            for member in archive:
-                if not member.isfile():
-                    raise FormatError(f"{path}: member {member.name!r} is not a regular file")
-                yield member.name, Member(member.offset_data, member.size)
-            end = archive.offset
-        with open(path, "rb") as file:
-            file.seek(end)
-            if file.read(2 * BLOCK) != b"\0" * (2 * BLOCK):
-                raise FormatError(f"{path}: no end-of-archive mark in {size} bytes; the file is cut short")
-    except tarfile.TarError as error:
-        raise FormatError(f"{path}: not a complete tar: {error}") from error
-
-
 def make_index(path: Path) -> Index:
-    """The index of a tar that came without one, by reading its headers."""
+    """The index of a tar that came without one, by reading its headers. Raises FormatError where it is no shard."""
     index: Index = {}
     for name, member in iterate_members(path):
-        key, _, extension = name.partition(".")
+        key, extension = split_name(name) or (None, "")
+        if key is None:
+            raise FormatError(f"{path}: member {name!r} belongs to no sample")
         index.setdefault(key, {})[extension] = member
     return index
 
@@ -232,9 +205,19 @@ def read_index(text: str) -> Index:
     index: Index = {}
     for line in lines:
         fields = line.split(" ")
-        key = fields[3].partition(".")[0]
-        index[key] = {fields[i]: Member(int(fields[i + 1]), int(fields[i + 2])) for i in range(0, len(fields), 4)}
+        key, _ = split_name(fields[3]) or (None, "")
+        if key is None or key in index:
+            raise ValueError(f"sample {fields[3][:80]!r} stands there twice, or is none")
+        index[key] = {
+            fields[i]: Member(_position(fields[i + 1]), _position(fields[i + 2])) for i in range(0, len(fields), 4)
+        }
     return index
+
+
+def _position(text: str) -> int:
+    if not text.isdigit() or len(text) > 18:  # more than any file holds, and than numpy counts
+        raise ValueError(f"{text[:40]!r} is no offset or size")
+    return int(text)
 
 
 def read_sample(file: int, members: Mapping[str, Member]) -> dict[str, bytes]:

@@ -1,4 +1,4 @@
-"""Inputs in WebDataset tars that others made, or that are another dataset's stream: listed once, without an index."""
+"""Inputs in WebDataset tars that others made, or that are another dataset's stream, listed without an index."""
 
 import json
 import os
@@ -9,15 +9,17 @@ from typing import Any
 
 from .digits import list_digits
 from .errors import FormatError, GenintError, UsageError
-from .inputs import Listing, Tar, list_images, list_pictures
+from .folders import find_files, refuse_mixture
+from .inputs import Listing, Tar, check_folder, is_utf8, list_images, list_pictures
 from .manifest import MANIFEST, load_manifest
 from .pictures import IMAGE_EXTENSIONS
-from .shard import Member, iterate_members
 from .sources.stream import InputKind
 from .storage import Storage
+from .tar_members import Member, iterate_members, split_name
 
 # A class label is a few digits, and what describes a sample fits a screen; more is not read.
 MAX_LABEL_BYTES = 64
+MAX_LABEL_DIGITS = 6
 MAX_JSON_BYTES = 1 << 20
 UNLABELLED = "."
 
@@ -37,52 +39,39 @@ class TarSample:
         return f"{self.tar}/{self.name}"
 
 
-def list_input(kind: InputKind, root: str, name: str, former: Listing | None = None) -> Listing:
+def list_input(kind: InputKind, root: str, name: str) -> Listing:
     """List an input of images: a folder of them, a tar, or a folder of tars such as a dataset's stream.
 
-    former: an earlier list of the same input, kept where its tars are still the same (by name and size).
     Raises UsageError that names the input for whatever cannot be listed.
     """
+    where = f"--input {name}={root}"
     if "://" in root or root.startswith("pipe:"):
-        raise UsageError(f"--input {name}={root}: commands and URLs are refused; expected a folder or a tar here")
+        raise UsageError(f"{where}: commands and URLs are refused; expected a folder or a tar here")
     if kind == "digits":
         return list_digits(root, name)
-    tars = find_tars(root, name)
-    if not tars:
-        return list_images(root, name) if kind == "class folders" else list_pictures(root, name)
-    top = Path(root) if Path(root).is_dir() else Path(root).parent
-    if former is not None and former.tars == tars:
-        return Listing(str(top.resolve()), *_fields(former))
-    try:
-        return list_tars(top, tars, kind == "class folders", _class_names(Path(root), tars))
-    except (GenintError, PermissionError) as error:
-        raise UsageError(f"--input {name}={root}: {error}") from error
-
-
-def find_tars(root: str, name: str) -> tuple[Tar, ...]:
-    """The tar at `root`, or all below it where it is a folder; none where there is an image outside of tars."""
     top = Path(root)
     if top.is_file():
         if top.suffix != ".tar":
-            raise UsageError(f"--input {name}={root}: a file; expected a folder or a .tar (not compressed)")
-        return (Tar(top.name, top.stat().st_size),)
+            raise UsageError(f"{where}: a file; expected a folder or a .tar (not compressed)")
+        return _list_tars(top.parent, (Tar(top.name, top.stat().st_size),), kind, top, where)
     if (top / MANIFEST).is_file():
         streams = ", ".join(entry.name for entry in load_manifest(Storage(root)).streams)
-        raise UsageError(f"--input {name}={root}: a dataset; expected one of its streams' folders: {streams}")
-    found = []
-    for parent, _, names in os.walk(top, followlinks=True):
-        for file in names:
-            path = Path(parent, file)
-            if path.suffix.lower() in IMAGE_EXTENSIONS:
-                return ()
-            if path.suffix == ".tar":
-                found.append(Tar(path.relative_to(top).as_posix(), path.stat().st_size))
-    for tar in found:
-        if ".tar/" in tar.name or "\n" in tar.name:
-            raise UsageError(
-                f"--input {name}={root}: {tar.name!r}: a folder named .tar, or a name of two lines; rename it"
-            )
-    return tuple(sorted(found, key=lambda tar: tar.name))
+        raise UsageError(f"{where}: a dataset; expected one of its streams' folders: {streams}")
+    found = find_files(check_folder(top, where), where)
+    refuse_mixture(found, where)
+    if not found.tars:
+        return list_images(root, where, found) if kind == "class folders" else list_pictures(root, where, found)
+    odd = next((tar for tar, _ in found.tars if ".tar/" in tar or "\n" in tar or not is_utf8(tar)), None)
+    if odd is not None:
+        raise UsageError(f"{where}: {odd!r}: a folder named .tar, or a name that is not one line of UTF-8; rename it")
+    return _list_tars(top, tuple(Tar(*tar) for tar in sorted(found.tars)), kind, top, where)
+
+
+def _list_tars(top: Path, tars: tuple[Tar, ...], kind: InputKind, root: Path, where: str) -> Listing:
+    try:
+        return list_tars(top, tars, kind == "class folders", _class_names(root, tars))
+    except (GenintError, PermissionError) as error:
+        raise UsageError(f"{where}: {error}") from error
 
 
 def list_tars(top: Path, tars: tuple[Tar, ...], labelled: bool, class_names: tuple[str, ...] = ()) -> Listing:
@@ -118,67 +107,67 @@ def read_tar(top: Path, tar: str) -> Iterator[TarSample]:
     Raises FormatError where the tar is cut short, or a sample has no image, two, or no meaning as a label.
     """
     with open(top / tar, "rb") as file:
-        for key, members in _group(top / tar):
-            images = [ext for ext in members if f".{ext}" in IMAGE_EXTENSIONS]
-            where = f"{tar}: sample {key!r}"
-            if len(images) != 1:
-                raise FormatError(f"{where} has {len(images)} images; expected one of {', '.join(members)}")
-            if "\n" in key:
-                raise FormatError(f"{where}: a name of more than one line")
-            label = _read_label(file.fileno(), members.get("cls"), where)
-            name = _read_class_name(file.fileno(), members.get("json"), where)
-            original, member = members[images[0]]
-            yield TarSample(tar, original, member, label, name)
+        for sample in group_members(top / tar):
+            where = f"{tar}: sample {sample.key!r}"
+            if "\n" in sample.key or not is_utf8(sample.key):
+                raise FormatError(f"{where}: a name that is not one line of UTF-8")
+            label = read_label(file.fileno(), sample.members.get("cls"), where)
+            name = _read_class_name(file.fileno(), sample.members.get("json"), where)
+            yield TarSample(tar, sample.name, sample.image, label, name)
 
 
-def _group(path: Path) -> Iterator[tuple[str, dict[str, tuple[str, Member]]]]:
-    """Samples of a tar: members that follow each other and agree up to the first dot of the name, as in WebDataset."""
-    seen: set[str] = set()
-    current: str | None = None
-    members: dict[str, tuple[str, Member]] = {}
+@dataclass(frozen=True)
+class TarGroup:
+    """The members of a sample by extension in lower case; `name` and `image` are those of its one picture."""
+
+    key: str
+    members: dict[str, Member]
+    name: str
+    image: Member
+
+
+def group_members(path: Path) -> list[TarGroup]:
+    """Samples of a tar: members whose names agree up to the first dot, wherever they stand; in the order of the tar.
+
+    A sample's picture is the one with the fewest dots: `jpg` rather than `mask.png`. Raises FormatError where a sample
+    has none or two, or a member stands there twice.
+    """
+    found: dict[str, dict[str, tuple[str, Member]]] = {}
     for name, member in iterate_members(path):
-        folder, slash, base = name.rpartition("/")
-        stem, dot, extension = base.partition(".")
-        if not dot or not stem:
+        key, extension = split_name(name) or ("", "")
+        if not key:
             continue  # as webdataset does: such a member belongs to no sample
-        key = f"{folder}{slash}{stem}"
-        if key != current:
-            if current is not None:
-                yield current, members
-            if key in seen:
-                raise FormatError(f"{path.name}: sample {key!r} stands there twice")
-            seen.add(key)
-            current, members = key, {}
+        members = found.setdefault(key, {})
         if extension.lower() in members:
-            raise FormatError(f"{path.name}: member {name!r} stands there twice")
+            raise FormatError(f"{path}: member {name!r} stands there twice")
         members[extension.lower()] = (name, member)
-    if current is not None:
-        yield current, members
+    groups = []
+    for key, members in found.items():
+        pictures = [extension for extension in members if f".{extension.rpartition('.')[2]}" in IMAGE_EXTENSIONS]
+        fewest = min((extension.count(".") for extension in pictures), default=0)
+        pictures = [extension for extension in pictures if extension.count(".") == fewest]
+        if len(pictures) != 1:
+            what = f"{len(pictures)} images" if pictures else "no image"
+            raise FormatError(f"{path}: sample {key!r} has {what}; expected one, found {', '.join(members)}")
+        name, image = members[pictures[0]]
+        groups.append(TarGroup(key, {extension: member for extension, (_, member) in members.items()}, name, image))
+    return groups
 
 
-def _read_member(file: int, member: tuple[str, Member] | None, limit: int, where: str) -> bytes | None:
+def read_label(file: int, member: Member | None, where: str) -> int | None:
+    """The class label that a `.cls` holds; None where there is none. Raises FormatError where it is no label."""
     if member is None:
         return None
-    name, place = member
-    if place.size > limit:
-        raise FormatError(f"{where}: {name} of {place.size} bytes; expected at most {limit}")
-    return os.pread(file, place.size, place.offset)
-
-
-def _read_label(file: int, member: tuple[str, Member] | None, where: str) -> int | None:
-    content = _read_member(file, member, MAX_LABEL_BYTES, where)
-    if content is None:
-        return None
-    text = content.decode("ascii", "replace").strip()
-    if not (text.isascii() and text.isdigit() and len(text) <= 6):
+    text = _read_member(file, member, MAX_LABEL_BYTES, f"{where}: .cls").decode("ascii", "replace").strip()
+    if not (text.isascii() and text.isdigit() and len(text) <= MAX_LABEL_DIGITS):
         raise FormatError(f"{where}: .cls is {text!r}; expected a class label such as 7")
     return int(text)
 
 
-def _read_class_name(file: int, member: tuple[str, Member] | None, where: str) -> str | None:
-    content = _read_member(file, member, MAX_JSON_BYTES, where)
-    if content is None:
+def _read_class_name(file: int, member: Member | None, where: str) -> str | None:
+    if member is None:
         return None
+    content = _read_member(file, member, MAX_JSON_BYTES, f"{where}: .json")
     try:
         described: Any = json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -187,8 +176,14 @@ def _read_class_name(file: int, member: tuple[str, Member] | None, where: str) -
     if found is None:
         return None
     if not isinstance(found, str) or not found.isprintable() or not found:
-        raise FormatError(f"{where}: class_name {found!r} in .json; expected a text")
+        raise FormatError(f"{where}: class_name {str(found)[:80]!r} in .json; expected a text")
     return found
+
+
+def _read_member(file: int, member: Member, limit: int, where: str) -> bytes:
+    if member.size > limit:
+        raise FormatError(f"{where} of {member.size} bytes; expected at most {limit}")
+    return os.pread(file, member.size, member.offset)
 
 
 def _number_classes(
@@ -231,7 +226,3 @@ def _class_names(root: Path, tars: tuple[Tar, ...]) -> tuple[str, ...]:
             f"of {entry.bytes}"
         )
     return tuple(entry.class_names)
-
-
-def _fields(listing: Listing) -> tuple[Any, ...]:
-    return listing.folders, listing.paths, listing.sizes, listing.offsets, listing.names, listing.tars

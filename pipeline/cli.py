@@ -175,7 +175,7 @@ def build_shards(
     # A cluster's devices are not this machine's, which only settles the directions.
     own_device = check_device(device if executor == "local" else "auto")
     worker_device = own_device if executor == "local" else device
-    ingredients = gather(loaded, weights, parse_inputs(inputs), timing_only=dry_run, storage=storage)
+    ingredients = gather(loaded, weights, parse_inputs(inputs), timing_only=dry_run)
     if dry_run:
         _print_estimate(ingredients, storage, own_device, names)
         return

@@ -8,8 +8,9 @@ import pytest
 from genint.manifests.errors import FormatError
 from genint.manifests.manifest import load_manifest
 from genint.manifests.samples import MemberTable, StreamSamples
-from genint.manifests.shard import Member, load_index, read_sample
+from genint.manifests.shard import load_index, read_sample
 from genint.manifests.storage import Storage
+from genint.manifests.tar_members import Member
 
 
 def open_samples(dataset: Path, stream: str = "natural") -> StreamSamples:

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import webdataset
-from genint.manifests import tar_inputs
 from genint.manifests.errors import RecipeError, UsageError
 from genint.manifests.inputs import Listing, imagenet_wnids
 from genint.manifests.pictures import PictureError
@@ -106,22 +105,49 @@ def test_build_keeps_bytes_and_labels_and_writes_nothing_into_the_users_folder(
     assert run_cli("verify", tmp_path / "dataset", "--rebuild", 2, "--input", f"photos={tars}").exit_code == 0
 
 
-def test_list_survives_its_own_format_and_is_kept_while_the_tars_are_the_same(
-    tars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_list_survives_its_own_format(tars: Path) -> None:
     listing = list_input("class folders", str(tars), "photos")
     assert len(listing.folders) == 11 and [len(members) for members in listing.class_ranges()][3] == 0
-    former = Listing.from_bytes(listing.to_bytes(), "")
-    assert (former.offsets, former.names, former.tars) == (listing.offsets, listing.names, listing.tars)
+    assert Listing.from_bytes(listing.to_bytes(), listing.root) == listing
 
-    def refuse(*arguments: object) -> None:
-        raise AssertionError("read again")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(tar_inputs, "read_tar", refuse)
-        assert list_input("class folders", str(tars), "photos", former) == listing
-    write_tar(tars / "t.tar", {"x.jpg": jpeg(1), "x.cls": b"3"})
-    assert len(list_input("class folders", str(tars), "photos", former).paths) == 13
+def test_members_of_a_sample_may_stand_apart(tmp_path: Path) -> None:
+    members = {"a.jpg": jpeg(1), "b.jpg": jpeg(2), "b.cls": b"1", "a.cls": b"0"}
+    listing = list_input("class folders", str(write_tar(tmp_path / "x.tar", members)), "photos")
+    assert [(path, listing.read(path)) for path in listing.paths] == [
+        ("0/x.tar/a.jpg", jpeg(1)), ("1/x.tar/b.jpg", jpeg(2)),
+    ]  # fmt: skip
+
+
+def test_tar_made_as_webdatasets_manual_says_is_read(tmp_path: Path) -> None:
+    (tmp_path / "plain").mkdir()
+    for i in range(4):
+        (tmp_path / "plain" / f"{i}.jpg").write_bytes(jpeg(i))
+        (tmp_path / "plain" / f"{i}.cls").write_text(f"{i % 2}\n")
+    with tarfile.open(tmp_path / "documented.tar", "w") as archive:
+        archive.add(tmp_path / "plain", "plain")
+    listing = list_input("class folders", str(tmp_path / "documented.tar"), "photos")
+    assert [listing.read(path) for path in listing.paths] == [jpeg(0), jpeg(2), jpeg(1), jpeg(3)]
+
+
+def test_folder_of_tars_and_pictures_is_refused_by_one_of_each(tars: Path) -> None:
+    (tars / "figures").mkdir()
+    (tars / "figures" / "overview.jpg").write_bytes(jpeg(0))
+    with pytest.raises(UsageError, match=r"holds tars and pictures, such as 's-000.tar' and 'figures/overview.jpg'"):
+        list_input("class folders", str(tars), "photos")
+
+
+def test_tar_that_was_replaced_by_one_of_the_same_size_is_noticed(tmp_path: Path) -> None:
+    first = {"a.cls": b"0", "a.jpg": jpeg(1), "b.cls": b"1", "b.jpg": jpeg(2)}
+    path = write_tar(tmp_path / "x.tar", first)
+    listing = list_input("class folders", str(path), "photos")
+    size = path.stat().st_size
+    write_tar(path, {name: first[name] for name in ("b.cls", "b.jpg", "a.cls", "a.jpg")})
+    assert path.stat().st_size == size
+    with pytest.raises(OSError, match="the tar has changed since it was listed"):
+        listing.read(listing.paths[0])
+    write_tar(path, {**first, "a.cls": b"1", "b.cls": b"0"})
+    assert list_input("class folders", str(path), "photos").digest != listing.digest
 
 
 def test_class_names_are_those_of_the_json_members_in_the_order_of_the_labels(tmp_path: Path) -> None:
@@ -205,12 +231,12 @@ def test_truncated_tar_is_named(tars: Path, keep: int) -> None:
     [
         ({"a.jpg": b"x", "a.cls": b"seven"}, r"sample 'a': .cls is 'seven'"),
         ({"a.jpg": b"x", "a.cls": b"-1"}, r".cls is '-1'"),
-        ({"a.jpg": b"x", "a.cls": b"1" * 100}, r"a.cls of 100 bytes; expected at most 64"),
+        ({"a.jpg": b"x", "a.cls": b"1" * 100}, r".cls of 100 bytes; expected at most 64"),
         ({"a.jpg": b"x", "a.json": b"["}, r".json cannot be read"),
-        ({"a.jpg": b"x", "a.json": b'{"class_name": 3}'}, r"class_name 3 in .json; expected a text"),
+        ({"a.jpg": b"x", "a.json": b'{"class_name": 3}'}, r"class_name '3' in .json; expected a text"),
         ({"a.jpg": b"x", "a.png": b"x", "a.cls": b"1"}, "sample 'a' has 2 images"),
-        ({"a.cls": b"1"}, "sample 'a' has 0 images"),
-        ({"a.jpg": b"x", "b.jpg": b"x", "a.cls": b"1"}, "sample 'a' stands there twice"),
+        ({"a.cls": b"1"}, "sample 'a' has no image; expected one, found cls"),
+        ({"a.jpg": b"x", "b.jpg": b"x", "a.cls": b"1"}, "b.jpg: no class; expected a number in .cls"),
         ({"README": b"x"}, "no image in 1 tars"),
     ],
 )

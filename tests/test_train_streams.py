@@ -11,6 +11,7 @@ import webdataset
 from genint.manifests.errors import FormatError, UsageError
 from genint.manifests.inputs import imagenet_wnids
 from genint.manifests.manifest import MANIFEST
+from genint.manifests.tar_inputs import list_input
 from genint.train.streams import Images, TrainStream, check_classes, open_images, open_shards, unique_names
 from PIL import Image
 
@@ -143,11 +144,54 @@ def test_a_class_folder_is_read_in_a_fixed_mixture(tmp_path: Path) -> None:
     assert open_images(str(root)).fingerprint() != before
 
 
-def test_numbered_class_folders_are_in_the_order_of_numbers(tmp_path: Path) -> None:
-    images = open_images(str(make_folder(tmp_path, [str(i) for i in range(12)], 1)))
-    assert images.class_names == tuple(map(str, range(12)))
+def test_numbered_class_folders_have_the_order_that_they_have_in_shards(tmp_path: Path) -> None:
+    names = [str(i) for i in range(12)]
+    images = open_images(str(make_folder(tmp_path / "twelve", names, 1)))
+    assert images.class_names == list_input("class folders", str(tmp_path / "twelve"), "photos").class_names
     for position in range(12):
-        assert Path(images.key(position)).parent.name == str(images.read(position)[1])
+        assert Path(images.key(position)).parent.name == images.class_names[images.read(position)[1]]
+
+
+def test_folders_named_by_numbers_are_compared_by_name(reference: Path, tmp_path: Path) -> None:
+    digits = TrainStream("digits", "natural", open_images(str(make_folder(tmp_path / "d", list("0123456789")))))
+    with pytest.raises(UsageError, match=r"^stream natural: class 0 is '.*', in stream digits it is '0'$"):
+        check_classes([digits, *open_shards(str(reference))])
+    tars = TrainStream("tars", "natural", open_images(str(write_webdataset(tmp_path / "a.tar", [9, 0]))))
+    assert check_classes([digits, tars]) == tuple("0123456789")
+
+
+def test_a_class_folder_may_be_called_a_tar(tmp_path: Path) -> None:
+    images = open_images(str(make_folder(tmp_path / "images", ["a.tar", "b"])))
+    assert images.class_names == ("a.tar", "b")
+    make_folder(tmp_path / "images.tar", ["x", "y"])
+    assert open_images(str(tmp_path / "images.tar")).class_names == ("x", "y")
+
+
+def test_tars_in_subfolders_are_found_and_pictures_beside_them_refused(tmp_path: Path) -> None:
+    (tmp_path / "0000").mkdir()
+    write_webdataset(tmp_path / "0000" / "a.tar", [1, 0])
+    assert len(open_images(str(tmp_path))) == 2
+    (tmp_path / "overview.jpg").write_bytes(jpeg(0))
+    with pytest.raises(UsageError, match=r"holds tars and pictures, such as '0000/a.tar' and 'overview.jpg'"):
+        open_images(str(tmp_path))
+
+
+def test_a_pattern_of_many_tars_is_looked_for_one_by_one(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"x-000000000.tar: no such file"):
+        open_images(str(tmp_path / "x-{000000000..999999999}.tar"))
+
+
+@pytest.mark.parametrize("index", ["stale", "of a dotted folder"])
+def test_an_index_of_others_is_left_alone(tmp_path: Path, index: str) -> None:
+    members = [("data.v2/0.jpg", jpeg(0)), ("data.v2/0.cls", b"0"), ("data.v2/1.jpg", jpeg(1)), ("data.v2/1.cls", b"1")]
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    stale = "v1.2 1\njpg 512 10 data.v2/0.jpg cls 512 1 data.v2/0.cls\n"
+    (tmp_path / "a.idx").write_text(stale if index == "stale" else "v1.2 0\n")
+    assert contents(open_images(str(tmp_path))) == [(jpeg(0), 0), (jpeg(1), 1)]
 
 
 def test_a_folder_that_is_none_is_refused_by_its_name(tmp_path: Path) -> None:
@@ -214,7 +258,7 @@ def test_tars_without_labels_or_images_are_named(tmp_path: Path) -> None:
         path = tmp_path / f"{name}.tar"
         with webdataset.TarWriter(str(path), encoder=name != "bad") as writer:
             writer.write({"__key__": "a", **sample})
-        with pytest.raises(FormatError, match=f"^{path}: sample a: (has no|label b'x')"):
+        with pytest.raises(FormatError, match=f"^{path}: sample 'a'(: .cls is 'x'| has no)"):
             open_images(str(path))
     webdataset.TarWriter(str(tmp_path / "empty.tar")).close()
     with pytest.raises(UsageError, match="no sample in 1 tars"):

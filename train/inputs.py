@@ -137,6 +137,7 @@ class ImagesWithout:
     def __init__(self, images: Images, without: NDArray[np.int64]) -> None:
         self.images = images
         self.class_names = images.class_names
+        self.names_classes = images.names_classes
         self._positions = np.setdiff1d(np.arange(len(images)), without, assume_unique=True)
         ends = np.cumsum(np.asarray(images.shard_sizes, np.int64))
         taken = np.bincount(np.searchsorted(ends, without, side="right"), minlength=len(ends))

@@ -14,6 +14,8 @@ class StreamImages:
 
     def __init__(self, storage: Storage, manifest: Manifest, entry: StreamEntry) -> None:
         self.class_names = tuple(entry.class_names)
+        # Tars that were repacked without class names have their labels for names.
+        self.names_classes = any(name != str(label) for label, name in enumerate(self.class_names))
         self.samples = StreamSamples(storage, entry, check=False)  # the loader says when
         self.shard_sizes = self.samples.shard_sizes
         self._members = ("cls", entry.image_extension)

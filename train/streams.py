@@ -1,13 +1,14 @@
 """Streams of labelled images and where they come from: genint datasets, folders of classes, anybody's tars."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from ..manifests.errors import UsageError
-from ..manifests.inputs import imagenet_wnids
+from ..manifests.folders import find_files, refuse_mixture
+from ..manifests.inputs import check_folder, imagenet_wnids
 from ..manifests.manifest import MANIFEST, RECORDS, Manifest, StreamEntry, load_manifest
 from ..manifests.recipe import suggest
 from ..manifests.storage import Storage
@@ -19,7 +20,7 @@ Term = Literal["natural", "int", "transfer"]
 Split = Literal["train", "validation", "test"]
 
 TERM_OF_ROLE: dict[str, Term] = {"natural": "natural", "generated": "int", "transferred": "transfer"}
-NUMBER_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+NUMBER_RANGE = re.compile(r"\{([0-9]{1,18})\.\.([0-9]{1,18})\}")
 
 
 class Images(Protocol):
@@ -27,6 +28,11 @@ class Images(Protocol):
 
     @property
     def class_names(self) -> tuple[str, ...]: ...
+
+    @property
+    def names_classes(self) -> bool:
+        """Whether class names mean anything; else they are the labels in decimal digits, and fit any other names."""
+        ...
 
     @property
     def shard_sizes(self) -> Sequence[int]: ...
@@ -92,15 +98,17 @@ def open_images(location: str, split: Split = "train") -> Images:
         return _open_stream(storage, manifest, _find(manifest, name, dataset))
     if "://" in location:
         return _open_natural(location, split)
-    if location.endswith(".tar"):
-        return _open_tars(location, _expand(location))
     folder = Path(location)
-    if not folder.is_dir():
-        raise UsageError(f"{location}: no such folder")
+    if location.endswith(".tar") and not folder.is_dir():
+        return _open_tars(location, _expand(location))
+    check_folder(folder, location)
     if (folder / MANIFEST).is_file() or (folder / RECORDS).is_dir():
         return _open_natural(location, split)
-    tars = sorted(folder.glob("*.tar"))
-    return _open_tars(location, tars) if tars else FolderImages(location)
+    found = find_files(folder, location)
+    refuse_mixture(found, location)
+    if not found.tars:
+        return FolderImages(location, found)
+    return _open_tars(location, (folder / tar for tar, _ in sorted(found.tars)))
 
 
 def unique_names(streams: Sequence[TrainStream]) -> list[TrainStream]:
@@ -122,7 +130,7 @@ def check_classes(streams: Sequence[TrainStream]) -> tuple[str, ...]:
 
     Tars have labels alone: they fit any stream that has as many classes; 1,000 classes without a name are ImageNet's.
     """
-    named = [stream for stream in streams if not _unnamed(stream.images.class_names)]
+    named = [stream for stream in streams if stream.images.names_classes]
     most = max(streams, key=lambda stream: len(stream.images.class_names))
     if named:
         expected, origin = named[0].images.class_names, named[0].name
@@ -139,10 +147,6 @@ def check_classes(streams: Sequence[TrainStream]) -> tuple[str, ...]:
                 f"stream {stream.name}: class {place} is {names[place]!r}, in stream {origin} it is {expected[place]!r}"
             )
     return expected
-
-
-def _unnamed(class_names: Sequence[str]) -> bool:
-    return all(name == str(label) for label, name in enumerate(class_names))
 
 
 def _open_dataset(url: str) -> tuple[Storage, Manifest]:
@@ -174,26 +178,29 @@ def _open_natural(url: str, split: Split) -> StreamImages:
     return _open_stream(storage, manifest, entries[0])
 
 
-def _open_tars(location: str, paths: Sequence[Path]) -> TarImages:
-    for path in paths:
+def _open_tars(location: str, paths: Iterable[Path]) -> TarImages:
+    present = []
+    for path in paths:  # one by one: a pattern may stand for more names than there are files
         if not path.is_file():
             raise UsageError(f"{path}: no such file" + (f" (of {location})" if str(path) != location else ""))
-    images = TarImages(paths)
+        present.append(path)
+    images = TarImages(present)
     if not len(images):
-        raise UsageError(f"{location}: no sample in {len(paths)} tars")
+        raise UsageError(f"{location}: no sample in {len(present)} tars")
     return images
 
 
-def _expand(pattern: str) -> list[Path]:
+def _expand(pattern: str) -> Iterator[Path]:
     """Paths of a pattern: {000..146} counts, with the zeros that its first number is written with."""
     match = NUMBER_RANGE.search(pattern)
     if not match:
-        return [Path(pattern)]
+        yield Path(pattern)
+        return
     first, last = match.groups()
-    numbers = [f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1)]
-    if not numbers:
+    if int(first) > int(last):
         raise UsageError(f"{pattern}: {match[0]} counts from {first} down to {last}; expected first..last")
-    return [path for number in numbers for path in _expand(pattern[: match.start()] + number + pattern[match.end() :])]
+    for number in range(int(first), int(last) + 1):
+        yield from _expand(f"{pattern[: match.start()]}{number:0{len(first)}d}{pattern[match.end() :]}")
 
 
 def _find(manifest: Manifest, name: str, url: str) -> StreamEntry:

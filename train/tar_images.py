@@ -2,8 +2,6 @@
 
 import hashlib
 import os
-import re
-import tarfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,12 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..manifests.errors import FormatError
-from ..manifests.pictures import IMAGE_EXTENSIONS
-from ..manifests.shard import BLOCK, Index, Member, index_path, load_index, read_sample
+from ..manifests.shard import read_sample
+from ..manifests.tar_inputs import group_members, read_label
+from ..manifests.tar_members import Member
 
 THREADS = 16
-# Key and extension of a member, as webdataset splits them: at the first dot of the file's name.
-MEMBER = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)")
 
 
 @dataclass(frozen=True)
@@ -35,9 +32,12 @@ class TarTable:
 class TarImages:
     """Images (`.jpg`, `.png`, ...) and labels (`.cls`, a decimal number) of tars.
 
-    All headers are read here, once a process, and nothing is kept on disk; a tar with an `.idx` of wds2idx beside it
-    is read from that. Tars do not name classes: `class_names` are the decimal labels.
+    All headers are read here, once a process, and nothing is kept on disk. An index beside a tar is left alone: to know
+    that it is of this tar takes as long as to read the headers. Tars do not name classes: `class_names` are the decimal
+    labels.
     """
+
+    names_classes = False
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self._paths = list(paths)
@@ -68,7 +68,7 @@ class TarImages:
 
     def key(self, position: int) -> str:
         tar, place = self._locate(position)
-        return f"{self._paths[tar]}: sample {list(read_index(self._paths[tar]))[place]}"
+        return f"{self._paths[tar]}: sample {group_members(self._paths[tar])[place].key}"
 
     def check(self) -> None:
         for path, table in zip(self._paths, self._tables, strict=True):
@@ -89,55 +89,16 @@ class TarImages:
 
 def read_table(path: Path) -> TarTable:
     """Images and labels of a tar. Raises FormatError that names it, and the sample where one is at fault."""
-    index = read_index(path)
     images: list[Member] = []
     labels: list[int] = []
     with open(path, "rb") as file:
-        for key, members in index.items():
-            pictures = [name for name in members if f".{name.rpartition('.')[2]}" in IMAGE_EXTENSIONS]
-            if not pictures or "cls" not in members:
-                lacking = ".cls with its label" if pictures else "image"
-                raise FormatError(f"{path}: sample {key}: has no {lacking}; found {sorted(members)}")
-            text = read_sample(file.fileno(), {"cls": members["cls"]})["cls"]
-            if not text.strip().isdigit():
-                raise FormatError(f"{path}: sample {key}: label {text[:20]!r} is no number of a class")
-            # `jpg` rather than `mask.png`
-            images.append(members[min(pictures, key=lambda name: name.count("."))])
-            labels.append(int(text))
+        for sample in group_members(path):
+            label = read_label(file.fileno(), sample.members.get("cls"), f"{path}: sample {sample.key!r}")
+            if label is None:
+                found = ", ".join(sample.members)
+                raise FormatError(f"{path}: sample {sample.key!r} has no .cls with its label; found {found}")
+            images.append(sample.image)
+            labels.append(label)
+        size = os.fstat(file.fileno()).st_size
     offsets, sizes = [member.offset for member in images], [member.size for member in images]
-    return TarTable(np.array(offsets, np.int64), np.array(sizes, np.int64), np.array(labels, np.int64), _size(path))
-
-
-def read_index(path: Path) -> Index:
-    """Members by key and extension, from the index beside a tar if there is one, or else from the tar's headers."""
-    index = load_index(path) if index_path(path).is_file() else {}
-    if not index or "" in index:  # wds2idx writes `./a.jpg` as it stands, whose key is then the empty one
-        return _read_headers(path)
-    end = max((member.offset + member.size for members in index.values() for member in members.values()), default=0)
-    with open(path, "rb") as file:
-        _check_end(path, file.fileno(), -(-end // BLOCK) * BLOCK)
-    return index
-
-
-def _read_headers(path: Path) -> Index:
-    index: Index = {}
-    try:
-        with tarfile.open(path, "r:", errorlevel=2) as archive, open(path, "rb") as file:
-            for member in archive:
-                match = MEMBER.fullmatch(member.name)
-                if member.isfile() and match:
-                    index.setdefault(match[1], {})[match[2].lower()] = Member(member.offset_data, member.size)
-            _check_end(path, file.fileno(), archive.offset)
-    except tarfile.TarError as error:
-        raise FormatError(f"{path}: not a complete tar: {error}") from error
-    return index
-
-
-def _check_end(path: Path, file: int, end: int) -> None:
-    # A tar cut at a block boundary reads short without an error in most tools.
-    if os.pread(file, 2 * BLOCK, end) != b"\0" * (2 * BLOCK):
-        raise FormatError(f"{path}: no end-of-archive mark at {end} of {_size(path)} bytes; the file is cut short")
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size
+    return TarTable(np.array(offsets, np.int64), np.array(sizes, np.int64), np.array(labels, np.int64), size)

@@ -1,9 +1,10 @@
 """A folder of class folders of one's own."""
 
 from ...manifests.errors import UsageError
+from ...manifests.inputs import list_images
 from .imagenet_c import is_corrupted_copy
 from .objectnet import is_objectnet
-from .test_set import FileSet, folder_labels, list_class_folders
+from .test_set import FileSet, folder_labels
 
 
 def open_folder(location: str, where: str) -> list[FileSet]:
@@ -12,7 +13,7 @@ def open_folder(location: str, where: str) -> list[FileSet]:
         raise UsageError(f"{where}: a corrupted copy, whose folders are no classes; open it as corrupted={location}")
     if is_objectnet(location):
         raise UsageError(f"{where}: ObjectNet, which has rules of its own; open it as objectnet=DIR")
-    listing = list_class_folders(location, where)
+    listing = list_images(location, where)
     if not listing.folders:
         raise UsageError(f"{where}: images outside of class folders, such as {listing.paths[0]}")
     labels = {name: label for label, name in enumerate(listing.folders)}

@@ -10,8 +10,8 @@ from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
 
 from ...manifests.errors import FormatError, UsageError, shorten
-from ...manifests.inputs import Listing, imagenet_wnids, list_pictures
-from .test_set import FileSet, check_counts, existing_folder, folder_labels, list_class_folders
+from ...manifests.inputs import Listing, imagenet_wnids, list_images, list_pictures
+from .test_set import FileSet, check_counts, existing_folder, folder_labels
 
 IMAGES_PER_CLASS = 50
 PROTOCOL = "the classifier's own resize and crop; one label of 1,000"
@@ -29,7 +29,7 @@ def open_imagenet(location: str, where: str) -> list[FileSet]:
     root = existing_folder(location, where)
     root = root / "val" if (root / "val").is_dir() else root
     if any(entry.is_dir() and WNID.fullmatch(entry.name) for entry in root.iterdir()):
-        listing = list_class_folders(root, where)
+        listing = list_images(root, where)
         check_counts(listing, imagenet_wnids(), IMAGES_PER_CLASS, where)
         labels = folder_labels(listing, {wnid: label for label, wnid in enumerate(imagenet_wnids())})
     else:
@@ -46,10 +46,7 @@ def make_set(name: str, listing: Listing, labels: tuple[tuple[int, ...], ...]) -
 
 
 def _list_flat(root: Path, where: str) -> Listing:
-    try:
-        listing = list_pictures(root, "")
-    except UsageError as error:
-        raise UsageError(f"{where}: {str(error).removeprefix(f'--input ={root}: ')}") from error
+    listing = list_pictures(root, where)
     expected = len(imagenet_wnids()) * IMAGES_PER_CLASS
     if listing.folders or len(listing.paths) != expected:
         raise UsageError(

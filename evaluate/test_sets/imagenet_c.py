@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ...manifests.errors import FormatError, UsageError
-from ...manifests.inputs import imagenet_wnids
+from ...manifests.inputs import imagenet_wnids, list_images
 from ...manifests.json_files import parse_json
 from ...manifests.manifest import dump_json
 from ...manifests.sources.stream import Table
@@ -25,7 +25,6 @@ from .test_set import (
     check_counts,
     existing_folder,
     folder_labels,
-    list_class_folders,
 )
 
 # In a corrupted copy that we made, next to the corruptions' folders.
@@ -92,7 +91,7 @@ class CorruptionSet:
     @cached_property
     def _files(self) -> FileSet:
         where = f"{self.where}: {self.corruption}/{self.severity}"
-        listing = list_class_folders(self.root, where)
+        listing = list_images(self.root, where)
         if self.per_class:
             check_counts(listing, self.class_names, self.per_class, where)
         labels = {name: label for label, name in enumerate(self.class_names)}

@@ -5,9 +5,9 @@ import re
 from collections.abc import Sequence
 
 from ...manifests.errors import UsageError
-from ...manifests.inputs import imagenet_wnids
+from ...manifests.inputs import imagenet_wnids, list_images
 from .imagenet import WNID, make_set
-from .test_set import FileSet, check_counts, existing_folder, folder_labels, list_class_folders
+from .test_set import FileSet, check_counts, existing_folder, folder_labels
 
 IMAGES_PER_CLASS = 10
 # Folders as the archives unpack, by the name that we and the paper's table 3 give the variant.
@@ -32,7 +32,7 @@ def open_imagenet_v2(location: str, where: str) -> list[FileSet]:
 
 
 def _open_variant(root: str, variant: str, where: str) -> FileSet:
-    listing = list_class_folders(root, where)
+    listing = list_images(root, where)
     labels = class_labels(listing.folders, f"{where}: {variant}")
     expected = [folder for _, folder in sorted((label, folder) for folder, label in labels.items())]
     if len(expected) != len(imagenet_wnids()):

@@ -12,10 +12,10 @@ from PIL import Image
 from torch import Tensor
 
 from ...manifests.errors import FormatError, UsageError, shorten
-from ...manifests.inputs import imagenet_wnids
+from ...manifests.inputs import imagenet_wnids, list_images
 from ...manifests.json_files import parse_json
 from ...train.checkpoint import Preprocessing
-from .test_set import FileSet, existing_folder, list_class_folders
+from .test_set import FileSet, existing_folder
 
 BORDER: Final = 2
 RED: Final = (255, 0, 0)
@@ -102,7 +102,7 @@ def open_objectnet(location: str, where: str) -> list[FileSet]:
     if not (root / "images").is_dir():
         raise UsageError(f"{where}: no folder images in it; expected ObjectNet as it unpacks (objectnet-1.0)")
     classes = join_mapping(root / MAPPINGS)
-    listing = list_class_folders(root / "images", where)
+    listing = list_images(root / "images", where)
     labelled = _read_texts(root / MAPPINGS / FOLDER_LABELS)
     unlabelled = [name for name in listing.folders if name not in labelled]
     if unlabelled:

@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from ...manifests.errors import FormatError, UsageError
-from ...manifests.inputs import Listing, list_images
+from ...manifests.folders import read_file
+from ...manifests.inputs import Listing
 from ...train.checkpoint import Preprocessing
 
 # official: a published benchmark as published. own: the user's. generated: a corrupted copy that we made, whose
@@ -104,7 +105,7 @@ class FileSet:
         return self.path_labels[position]
 
     def read(self, position: int) -> bytes:
-        return read_file(os.path.join(self.root, self.paths[position]))
+        return read_image(os.path.join(self.root, self.paths[position]))
 
     def key(self, position: int) -> str:
         return self.paths[position]
@@ -144,22 +145,12 @@ def _stat(path: str) -> os.stat_result:
         raise FormatError(f"{path}: missing") from error
 
 
-def read_file(path: str) -> bytes:
-    """The bytes of an image file. Raises FormatError that names it where it is gone."""
+def read_image(path: str) -> bytes:
+    """The bytes of an image file. Raises FormatError that names it where it is gone, or no file."""
     try:
-        with open(path, "rb") as file:
-            return file.read()
+        return read_file(path)
     except FileNotFoundError as error:
         raise FormatError(f"{path}: missing") from error
-
-
-def list_class_folders(root: str | os.PathLike[str], where: str) -> Listing:
-    """Images of a folder of class folders. Raises UsageError that begins with `where`, as the user gave it."""
-    try:
-        return list_images(root, "")
-    except UsageError as error:
-        # The list is made for recipes' inputs, and its messages name their flag.
-        raise UsageError(f"{where}: {str(error).removeprefix(f'--input ={root}: ')}") from error
 
 
 def check_counts(listing: Listing, expected: Sequence[str], images: int, where: str) -> None:

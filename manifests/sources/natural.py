@@ -49,7 +49,7 @@ class NaturalStream(Stream):
         """Each folder that holds images, with its class name."""
         listing = facts.inputs[self.images]
         names = listing.class_names
-        numbered = all(name == str(label) for label, name in enumerate(names))
+        numbered = listing.tars and all(name == str(label) for label, name in enumerate(names))
         if self.labels == "imagenet" and numbered and len(names) <= len(imagenet_wnids()):
             # Tars of ILSVRC 2012 that hold nothing but `.cls` number its sorted wnids.
             names = imagenet_wnids()[: len(names)]

@@ -12,8 +12,8 @@ from pytorch_pretrained_biggan import BigGAN, BigGANConfig
 
 from ...manifests.dataset import PLAN, Dataset, PlanEntry, directions_name, input_name
 from ...manifests.directions import Directions, first_directions, load_directions, save_directions
-from ...manifests.errors import FormatError, UsageError
-from ...manifests.inputs import Listing, imagenet_wnids
+from ...manifests.errors import UsageError
+from ...manifests.inputs import imagenet_wnids
 from ...manifests.lock import only_process
 from ...manifests.manifest import RECIPE, RECORDS, Fingerprint, GeneratorEntry, Input
 from ...manifests.recipe import MINI_GENERATOR, Recipe
@@ -64,13 +64,11 @@ def gather(
     weights: str | None = None,
     inputs: Mapping[str, str] | None = None,
     timing_only: bool = False,
-    storage: Storage | None = None,
 ) -> Ingredients:
     """Load the generator's weights, list the inputs and check every stream against them.
 
     weights: a folder with the package's two files; None takes the shipped or published generator of the recipe's name.
     timing_only: random weights stand in for published ones, and nothing is downloaded.
-    storage: where an interrupted build has left its lists of inputs, so that tars are not read through again.
     Raises UsageError or GenintError for whatever is missing or does not fit.
     """
     bound = dict(inputs or {})
@@ -82,7 +80,7 @@ def gather(
         if name not in bound and kind != "weights":
             raise UsageError(f"recipe {recipe.name!r} reads input {name!r}: give it with --input {name}=PATH")
         if name in recipe.listed_inputs():
-            listings[name] = list_input(kind, bound[name], name, _former_list(storage, name))
+            listings[name] = list_input(kind, bound[name], name)
 
     location: str | None = None
     generator: LoadedGenerator | None = None
@@ -110,15 +108,6 @@ def gather(
         if stream.source in CHECKS:
             CHECKS[stream.source](stream, everything, ingredients.roots)
     return ingredients
-
-
-def _former_list(storage: Storage | None, name: str) -> Listing | None:
-    if storage is None or not storage.exists(input_name(name)):
-        return None
-    try:
-        return Listing.from_bytes(storage.read(input_name(name)), "")
-    except FormatError:
-        return None  # damaged; it is made again
 
 
 def find_networks(recipe: Recipe, bound: Mapping[str, str], known_only: bool = False) -> dict[str, Path]:
