@@ -1,5 +1,6 @@
 """A release is read without us: by webdataset, Hugging Face datasets, sha256sum, tar and Croissant's own library."""
 
+import hashlib
 import json
 import subprocess
 from collections.abc import Iterator
@@ -9,8 +10,11 @@ import numpy as np
 import pytest
 import webdataset
 import yaml
+from genint.manifests.manifest import load_manifest, read_records
 from genint.manifests.shard import load_index, read_sample
+from genint.manifests.storage import Storage
 from genint.pipeline.cli import cli
+from genint.pipeline.release.card import describe_shard
 from PIL import Image
 
 SAMPLES = {"natural": 60, "observational": 30, "interventional": 60}
@@ -141,9 +145,50 @@ def test_croissant_is_valid_and_lists_the_shards(release: Path) -> None:
     assert not issues.warnings
     sums = dict(reversed(line.split("  ")) for line in (release / "SHA256SUMS").read_text().splitlines())
     for stream, samples in SAMPLES.items():
-        records = list(dataset.records(stream))
-        assert sum(record[f"{stream}/samples"] for record in records) == samples
-        found = {record[f"{stream}/path"].decode(): record[f"{stream}/sha256"].decode() for record in records}
+        records = list(dataset.records(f"{stream}-shards"))
+        assert sum(record[f"{stream}-shards/samples"] for record in records) == samples
+        found = {
+            record[f"{stream}-shards/path"].decode(): record[f"{stream}-shards/sha256"].decode() for record in records
+        }
         assert found == {
             path: digest for path, digest in sums.items() if path.startswith(f"{stream}/") and ".tar" in path
         }
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:rdflib.*")
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # mlcroissant leaves members to the collector
+def test_croissant_yields_every_image_and_its_label(
+    release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlcroissant = pytest.importorskip("mlcroissant")
+    from mlcroissant._src.operation_graph.operations import extract
+
+    monkeypatch.setattr(extract, "EXTRACT_PATH", extract.epath.Path(tmp_path / "extracted"))
+    dataset = mlcroissant.Dataset(release / "croissant.json")
+    for stream in SAMPLES:
+        images, labels = (list(dataset.records(f"{stream}-{part}")) for part in ("images", "labels"))
+        keys = [record[f"{stream}-images/key"].decode() for record in images]
+        assert keys == [record[f"{stream}-labels/key"].decode() for record in labels]
+        found = {key: record[f"{stream}-labels/class_label"] for key, record in zip(keys, labels, strict=True)}
+        assert found == read_labels(release, stream)
+        assert images[0][f"{stream}-images/image"].size == (32, 32)
+
+
+def test_croissant_addresses_tell_shards_of_one_name_apart(release: Path) -> None:
+    # mlcroissant keeps what it has extracted by address, and would read another dataset's shard of the same name.
+    storage = Storage(release)
+    entry = load_manifest(storage).stream("natural")
+    addresses = set()
+    for record in read_records(storage, entry):
+        for digest in (record.sha256, hashlib.sha256(record.sha256.encode()).hexdigest()):
+            address = describe_shard(record.model_copy(update={"sha256": digest}))["contentUrl"]
+            assert (release / address).samefile(release / record.path)
+            addresses.add(address)
+    assert len(addresses) == 2 * entry.shards
+
+
+def test_hugging_face_reads_the_first_stream_where_nobody_says_which(release: Path, offline: None) -> None:
+    from datasets import load_dataset
+
+    # As timm's hfds/ calls it.
+    assert load_dataset(str(release), split="train")[0]["json"]["stream"] == "natural"

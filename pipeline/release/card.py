@@ -1,12 +1,13 @@
 """What makes a dataset usable by others: a card for people and the Hugging Face hub, and Croissant metadata."""
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
 from ...manifests.dataset import Dataset
-from ...manifests.manifest import Manifest, StreamEntry
+from ...manifests.manifest import Manifest, Record, StreamEntry, read_records
 
 CROISSANT_CONTEXT: dict[str, Any] = {
     "@language": "en",
@@ -46,6 +47,9 @@ CROISSANT_CONTEXT: dict[str, Any] = {
     "subField": "cr:subField",
     "transform": "cr:transform",
 }
+# Streams of more are described by their lists of shards alone: Croissant names each archive that it looks into.
+CROISSANT_SHARDS = 10_000
+ENCODINGS = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp", "cls": "text/plain"}
 PAPER = "https://arxiv.org/abs/2012.12265"
 
 
@@ -114,37 +118,43 @@ dataset = load_dataset("THIS_FOLDER", "{first}", split="{manifest.streams[0].spl
 
 
 def make_croissant(dataset: Dataset, manifest: Manifest) -> str:
-    """Croissant 1.0 metadata (MLCommons): a file set of shards a stream, and their records as the record set.
+    """Croissant 1.0 metadata (MLCommons): of each stream its images, its class labels, and its shards.
 
-    Members of many archives cannot be joined to samples in Croissant, so samples are described in words.
+    Images and labels are record sets of their own, in one order and with the same keys: members of archives cannot be
+    joined by a part of their names.
     """
     distribution: list[dict[str, Any]] = []
     record_sets: list[dict[str, Any]] = []
     for stream in manifest.streams:
-        shards, parts = f"{stream.name}-shards", f"{stream.name}-manifest"
-        distribution.append(
-            _file_set(
-                shards,
-                "application/x-tar",
-                f"{stream.name}/*/*.tar",
-                f"WebDataset shards: {stream.samples} {stream.role} images ({stream.source}), split {stream.split}. A "
-                f"sample has the members .{stream.image_extension} (image), .cls (class label) and .json (everything "
-                "needed to make it again).",
-            )
-        )
+        parts = f"{stream.name}-manifest"
         distribution.append(
             _file_set(parts, "application/jsonlines", f"manifest/{stream.name}-?????.jsonl", "A line a shard.")
         )
+        if stream.shards <= CROISSANT_SHARDS:
+            shards = [describe_shard(record) for record in read_records(dataset.storage, stream)]
+            distribution += shards
+            for content in (
+                _Content("image", "images", stream.image_extension, "sc:ImageObject", "The picture."),
+                _Content("class_label", "labels", "cls", "sc:Integer", f"0 to {len(stream.class_names) - 1}."),
+            ):
+                files, record_set = _members(stream, content, [{"@id": shard["@id"]} for shard in shards])
+                distribution.append(files)
+                record_sets.append(record_set)
         record_sets.append(
             {
                 "@type": "cr:RecordSet",
-                "@id": stream.name,
-                "name": stream.name,
-                "description": f"The shards of stream {stream.name}.",
+                "@id": f"{stream.name}-shards",
+                "name": f"{stream.name}-shards",
+                "description": f"The WebDataset shards of stream {stream.name}: {stream.samples} {stream.role} samples "
+                f"({stream.source}), split {stream.split}. A sample has the members .{stream.image_extension} (image), "
+                ".cls (class label) and .json (everything needed to make it again).",
                 "field": [
-                    _field(stream.name, parts, "path", "sc:Text", "The shard's file."),
-                    _field(stream.name, parts, "sha256", "sc:Text", "Its digest."),
-                    _field(stream.name, parts, "samples", "sc:Integer", "Samples in it."),
+                    _field(f"{stream.name}-shards", parts, column, data_type, {"column": column}, description)
+                    for column, data_type, description in (
+                        ("path", "sc:Text", "The shard's file."),
+                        ("sha256", "sc:Text", "Its digest."),
+                        ("samples", "sc:Integer", "Samples in it."),
+                    )
                 ],
             }
         )
@@ -178,14 +188,71 @@ def _file_set(name: str, encoding: str, includes: str, description: str) -> dict
     }
 
 
-def _field(stream: str, file_set: str, column: str, data_type: str, description: str) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Content:
+    """What one member of each sample holds: the name of its field and of its record set, extension and type."""
+
+    field: str
+    plural: str
+    extension: str
+    data_type: str
+    description: str
+
+
+def _members(
+    stream: StreamEntry, content: _Content, shards: list[dict[str, str]]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The file set and the record set of one member of each sample: key and content."""
+    files = f"{stream.name}-{content.plural}-files"
+    encoding = ENCODINGS[content.extension]
+    # Eight digits, so that no .mask.png is taken for a .png.
+    includes = f"{stream.name}-{'?' * 8}.{content.extension}"
+    file_set = _file_set(files, encoding, includes, f"The .{content.extension} of each sample.")
+    record_set = f"{stream.name}-{content.plural}"
+    key = _field(record_set, files, "key", "sc:Text", {"fileProperty": "filename"}, "The sample's key.")
+    key["source"]["transform"] = {"regex": rf"^(.+)\.{content.extension}$"}
+    value = _field(
+        record_set, files, content.field, content.data_type, {"fileProperty": "content"}, content.description
+    )
+    return {**file_set, "containedIn": shards}, {
+        "@type": "cr:RecordSet",
+        "@id": record_set,
+        "name": record_set,
+        "description": f"The {content.plural} of stream {stream.name}, {stream.samples} in the order of their keys.",
+        "field": [key, value],
+    }
+
+
+def describe_shard(record: Record) -> dict[str, Any]:
+    """A shard as a file of Croissant.
+
+    mlcroissant keeps what it has extracted under the digest of the address alone, and would take another dataset's
+    shard of the same name for this one. So the address has the shard's digest in it: slashes, with a dot or without.
+    """
+    folder, _, rest = record.path.partition("/")
+    digest = "".join("/." if bit == "1" else "/" for bit in f"{int(record.sha256[:8], 16):032b}")
+    name = rest.rpartition("/")[2]
+    return {
+        "@type": "cr:FileObject",
+        "@id": name,
+        "name": name,
+        "contentUrl": f"{folder}{digest}/{rest}",
+        "contentSize": f"{record.bytes} B",
+        "encodingFormat": "application/x-tar",
+        "sha256": record.sha256,
+    }
+
+
+def _field(
+    record_set: str, file_set: str, name: str, data_type: str, extract: dict[str, str], description: str
+) -> dict[str, Any]:
     return {
         "@type": "cr:Field",
-        "@id": f"{stream}/{column}",
-        "name": column,
+        "@id": f"{record_set}/{name}",
+        "name": name,
         "description": description,
         "dataType": data_type,
-        "source": {"fileSet": {"@id": file_set}, "extract": {"column": column}},
+        "source": {"fileSet": {"@id": file_set}, "extract": extract},
     }
 
 
