@@ -293,8 +293,13 @@ def nuisances(
 @click.option("--shards", "streams", multiple=True, required=True, metavar="DATASET:STREAM", help="Images; repeatable.")
 @click.option("--images", default=1000, show_default=True, type=click.IntRange(min=1), help="Of each stream.")
 @click.option("--show", default=8, show_default=True, type=click.IntRange(min=1), help="Rows of a sheet.")
+@click.option(
+    "--layer", metavar="NAME", help="Module whose channels are weighted, of every checkpoint.  [default: the last map]"
+)
 @out_option
-def grad_cam(checkpoints: tuple[str, ...], streams: tuple[str, ...], images: int, show: int, out: Path) -> None:
+def grad_cam(
+    checkpoints: tuple[str, ...], streams: tuple[str, ...], images: int, show: int, layer: str | None, out: Path
+) -> None:
     """Where classifiers look, and how much of it is the object (Figure 7)."""
     from .analyses.grad_cam import analyse_attention
     from .report.results import open_results
@@ -302,5 +307,5 @@ def grad_cam(checkpoints: tuple[str, ...], streams: tuple[str, ...], images: int
 
     classifiers = [(candidate.name, candidate.classifier) for candidate in load_candidates(checkpoints)]
     with open_results(out) as results:
-        results.analyses["grad-cam"] = analyse_attention(classifiers, streams, images, show, out)
+        results.analyses["grad-cam"] = analyse_attention(classifiers, streams, images, show, out, layer)
         finish(out, results)

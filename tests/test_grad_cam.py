@@ -30,6 +30,7 @@ from genint.manifests.dataset import load_dataset
 from genint.manifests.errors import UsageError
 from genint.manifests.world import CLASSES
 from genint.train.checkpoint import Classifier, Preprocessing, make_model
+from genint.train.vision import models
 from PIL import Image
 from torch import Tensor, nn
 
@@ -87,7 +88,7 @@ def test_maps_are_of_the_own_top_class_also_where_weights_are_frozen() -> None:
 def test_maps_grow_bilinearly_to_the_size_of_the_image(images: StreamImages) -> None:
     maps = make_maps(resnet(0), images.images[:3])
     assert (maps.layer, maps.cells, maps.maps.shape) == ("layer2.1.conv2", (4, 4), (3, 32, 32))
-    with pytest.raises(UsageError, match="no layer 'conv9'"):
+    with pytest.raises(UsageError, match=r"--layer conv9: .* no layer of that name .*; there are .*conv1"):
         make_maps(resnet(0), images.images[:3], "conv9")
 
 
@@ -96,8 +97,42 @@ def test_the_layer_is_the_released_one_at_full_size_and_earlier_where_that_has_t
     assert find_layer(full) == "layer4.1.conv2"
     assert dict(full.model.named_modules())["layer4.1.conv2"] is list(full.model.children())[-3][1].conv2  # type: ignore[index]
     assert find_layer(resnet(0, crop=32)) == "layer2.1.conv2"
-    with pytest.raises(UsageError, match="not a ResNet"):
+    with pytest.raises(UsageError, match="no layer has 4 x 4 cells for images of 2 px"):
         find_layer(Classifier("tiny", TinyNet(), "tiny", ("a", "b"), Preprocessing(None, 2), "0"))
+
+
+def small(model: nn.Module, side: int) -> Classifier:
+    return Classifier("small", model.eval(), type(model).__name__, ("a", "b"), Preprocessing(None, side), "0")
+
+
+@pytest.mark.parametrize(
+    ("arch", "layer"), [("squeezenet1_1", "features.7"), ("mobilenet_v3_small", "features.9.block.0")]
+)
+def test_other_networks_are_looked_at_in_their_last_map(arch: str, layer: str) -> None:
+    classifier = small(make_model(arch, 2), 64)
+    assert find_layer(classifier) == layer
+    maps = make_maps(classifier, torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8))
+    assert maps.layer == layer and maps.maps.any(axis=(1, 2)).all()
+
+
+def test_a_transformer_is_refused_with_a_remedy_that_works() -> None:
+    vit = small(models.VisionTransformer(32, 8, 1, 2, 16, 16, num_classes=2), 32)
+    nn.init.normal_(vit.model.heads.head.weight)  # type: ignore[union-attr]
+    with pytest.raises(UsageError, match=r"a transformer, .* name a layer with --layer, such as conv_proj"):
+        find_layer(vit)
+    image = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
+    assert make_maps(vit, image, "conv_proj").cells == (4, 4)
+    with pytest.raises(UsageError, match=r"--layer encoder: .* gives 17 x 16 numbers there; expected channels"):
+        make_maps(vit, image, "encoder")
+
+
+def test_a_swin_transformer_ends_in_a_map_unless_it_has_too_few_cells() -> None:
+    def swin(side: int) -> Classifier:
+        return small(models.SwinTransformer([2, 2], 8, [1, 1], [2, 2], [4, 4], num_classes=2), side)
+
+    assert find_layer(swin(16)) == "permute"
+    with pytest.raises(UsageError, match=r"a transformer"):
+        find_layer(swin(8))
 
 
 def test_mass_is_counted_where_positive_and_unknown_where_nothing_is() -> None:

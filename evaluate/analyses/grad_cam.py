@@ -1,6 +1,7 @@
 """Where a classifier looks: Grad-CAM (Selvaraju et al. 2019), and its share on the object (Figure 7)."""
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...manifests.errors import UsageError
+from ...manifests.errors import UsageError, shorten
 from ...train.checkpoint import Classifier
 from ..metrics.mass_share import mass_share
 from ..report.results import Analysis
@@ -42,23 +43,63 @@ class Maps:
 
 
 def find_layer(classifier: Classifier) -> str:
-    """Name of the layer to look at: conv2 of the second block of the deepest stage that has 4 x 4 cells or more.
+    """Name of the layer to look at.
 
-    At 224 px it is `layer4.1.conv2`, the released code's `list(model.children())[-3][1].conv2`: the last convolution
-    of ResNet-18 and, as there, the middle of a bottleneck in deeper ones. Images of 32 px leave layer4 one cell,
-    which is the same everywhere; `layer2.1.conv2` has 4 x 4. Raises UsageError for other networks: name a layer.
+    In ResNets conv2 of the second block of the deepest stage that has 4 x 4 cells or more. At 224 px it is
+    `layer4.1.conv2`, the released code's `list(model.children())[-3][1].conv2`: the last convolution of ResNet-18 and,
+    as there, the middle of a bottleneck in deeper ones. Images of 32 px leave layer4 one cell, which is the same
+    everywhere; `layer2.1.conv2` has 4 x 4. In other networks the last module that gives a map of 4 x 4 cells or more,
+    before they are pooled.
+
+    Raises UsageError where there is none, as in transformers whose tokens form no map.
     """
-    modules = dict(classifier.model.named_modules())
-    sizes: dict[str, tuple[int, int]] = {}
-    names = [f"layer{stage}.1.conv2" for stage in (4, 3, 2, 1)]
-    known = [name for name in names if name in modules]
-    if not known:
-        raise UsageError(f"{classifier.name} ({classifier.arch}): not a ResNet of torchvision; name the layer")
-    hooks = [
-        modules[name].register_forward_hook(
-            lambda _module, _inputs, output, name=name: sizes.update({name: tuple(output.shape[-2:])})
+    outputs = _layer_outputs(classifier)
+    maps = [name for name, shape in outputs.items() if _is_map(shape)]
+    for name in (f"layer{stage}.1.conv2" for stage in (4, 3, 2, 1)):
+        if name in maps:
+            return name
+    after = list(outputs)[list(outputs).index(maps[-1]) + 1 :] if maps else []
+    if any(len(outputs[name]) == 3 or _is_tokens(outputs[name]) for name in after):
+        raise UsageError(
+            f"{classifier.name} ({classifier.arch}): a transformer, whose tokens form no map; leave it out, or name a "
+            f"layer with --layer, such as {maps[-1]}"
         )
-        for name in known
+    if not maps:
+        side = classifier.preprocessing.crop
+        raise UsageError(
+            f"{classifier.name}: no layer has {LEAST_CELLS} x {LEAST_CELLS} cells for images of {side} px; leave it out"
+        )
+    return maps[-1]
+
+
+def check_layer(classifier: Classifier, layer: str) -> None:
+    """Raise UsageError where a classifier has no such layer, or it gives no map of channels."""
+    outputs = _layer_outputs(classifier)
+    where = f"--layer {shorten(layer)}: {classifier.name} ({classifier.arch})"
+    if layer not in outputs:
+        near = difflib.get_close_matches(layer, outputs, 3) or [name for name in outputs if _is_map(outputs[name])][-3:]
+        raise UsageError(f"{where} has no layer of that name that gives one tensor; there are {', '.join(near)}")
+    if len(outputs[layer]) != 4 or _is_tokens(outputs[layer]):
+        shape = " x ".join(map(str, outputs[layer][1:]))
+        raise UsageError(f"{where} gives {shape} numbers there; expected channels x height x width of a map")
+
+
+def _layer_outputs(classifier: Classifier) -> dict[str, tuple[int, ...]]:
+    """Shape of what each module gives for one image, by name, in the order in which they end; pooling left out."""
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def keep(name: str) -> Callable[[nn.Module, object, object], None]:
+        def hook(_module: nn.Module, _inputs: object, output: object) -> None:
+            if isinstance(output, Tensor):
+                shapes[name] = tuple(output.shape)
+
+        return hook
+
+    hooks = [
+        module.register_forward_hook(keep(name))
+        for name, module in classifier.model.named_modules()
+        # An adaptive one may have more cells than what it pools.
+        if name and not isinstance(module, nn.AdaptiveAvgPool2d)
     ]
     side = classifier.preprocessing.crop
     device = next(classifier.model.parameters()).device
@@ -68,18 +109,24 @@ def find_layer(classifier: Classifier) -> str:
     finally:
         for hook in hooks:
             hook.remove()
-    for name in known:
-        if min(sizes[name]) >= LEAST_CELLS:
-            return name
-    raise UsageError(f"{classifier.name}: no layer has {LEAST_CELLS} x {LEAST_CELLS} cells for images of {side} px")
+    return shapes
+
+
+def _is_map(shape: tuple[int, ...]) -> bool:
+    return len(shape) == 4 and shape[2] == shape[3] >= LEAST_CELLS
+
+
+def _is_tokens(shape: tuple[int, ...]) -> bool:
+    """Whether channels stand last, as between the layers of a Swin transformer. Images are square."""
+    return len(shape) == 4 and shape[1] == shape[2] != shape[3]
 
 
 def make_maps(classifier: Classifier, images: Tensor, layer: str | None = None) -> Maps:
     """Grad-CAM of images uint8 [N, 3, crop, crop], at `find_layer`'s layer by default."""
-    name = find_layer(classifier) if layer is None else layer
+    if layer is not None:
+        check_layer(classifier, layer)
+    name = layer or find_layer(classifier)
     modules = dict(classifier.model.named_modules())
-    if name not in modules:
-        raise UsageError(f"{classifier.name} ({classifier.arch}): no layer {name!r}")
     device = next(classifier.model.parameters()).device
     maps, top1 = [], []
     cells = (0, 0)
@@ -214,12 +261,21 @@ def check_classes(*parts: Classifier | StreamImages) -> None:
 
 
 def analyse_attention(
-    classifiers: Sequence[tuple[str, Classifier]], streams: Sequence[str], limit: int, count: int, folder: Path
+    classifiers: Sequence[tuple[str, Classifier]],
+    streams: Sequence[str],
+    limit: int,
+    count: int,
+    folder: Path,
+    layer: str | None = None,
 ) -> Analysis:
     """Figure 7: where the first classifier and each other one look, on images that only the other gets right; and the
     share of the maps on the object."""
     if len(classifiers) < 2:
         raise UsageError("grad-cam compares classifiers: give --checkpoint twice or more")
+    # Before anything is read: a network without such a layer is refused at once.
+    layers = {name: layer or find_layer(classifier) for name, classifier in classifiers}
+    for name, classifier in classifiers:
+        check_layer(classifier, layers[name])
     rows: list[list[str]] = []
     found: list[dict[str, Any]] = []
     figures: dict[str, str] = {}
@@ -227,12 +283,14 @@ def analyse_attention(
         for name, classifier in classifiers:
             images = load_images(text, classifier.preprocessing, limit)
             if images.masks is not None:
-                attention = measure_attention(classifier, images)
+                attention = measure_attention(classifier, images, layers[name])
                 found.append({"checkpoint": name, **asdict(attention)})
                 rows.append(_attention_row(name, attention))
         (base_name, base), *others = classifiers
         for name, classifier in others:
-            sheet_rows = compare_attention(base, classifier, load_images(text, base.preprocessing, limit), count)
+            sheet_rows = compare_attention(
+                base, classifier, load_images(text, base.preprocessing, limit), count, layer=layer
+            )
             if sheet_rows:
                 file = f"grad-cam-{len(figures)}.png"
                 scales = column_scales(sheet_rows)
