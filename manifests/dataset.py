@@ -8,7 +8,7 @@ from .errors import FormatError
 from .inputs import Listing
 from .manifest import Fingerprint, GeneratorEntry, load_dataset_recipe
 from .recipe import Recipe
-from .sources.stream import Facts, GeneratorFacts, StreamPlan, Table
+from .sources.stream import CgnFacts, Facts, GeneratorFacts, StreamPlan, Table
 from .storage import Storage
 
 PLAN = "records/plan.json"
@@ -21,6 +21,7 @@ class PlanEntry(Table):
     generator: GeneratorEntry | None = None
     class_names: list[str] = []
     directions: str | None = None
+    cgns: dict[str, CgnFacts] = {}
 
 
 def directions_name(generator: str, layer: str) -> str:
@@ -54,6 +55,7 @@ class Dataset:
             else None,
             directions=self._directions(),
             inputs={name: self._listing(name) for name in self.recipe.listed_inputs()},
+            cgns=self.entry.cgns,
             streams={stream.name: stream for stream in self.recipe.streams},
         )
 

@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from .errors import RecipeError, shorten
 from .sources import AnyStream
-from .sources.stream import InputKind, Name, Table
+from .sources.stream import LISTED_KINDS, NETWORK_KINDS, InputKind, Name, Table
 from .toml import parse_toml
 
 MINI_GENERATOR = "mini"
@@ -102,7 +102,11 @@ class Recipe(Table):
 
     def listed_inputs(self) -> list[str]:
         """Names of the inputs that are pictures: the dataset keeps a list of them."""
-        return [name for name, kind in self.inputs().items() if kind in ("class folders", "images", "digits")]
+        return [name for name, kind in self.inputs().items() if kind in LISTED_KINDS]
+
+    def network_inputs(self) -> list[str]:
+        """Names of the inputs that are trained networks: the dataset keeps their digests."""
+        return [name for name, kind in self.inputs().items() if kind in NETWORK_KINDS]
 
     def flatten(self) -> dict[str, Any]:
         """Every key with its value, streams by name: `streams.interventional.truncation`. Defaults are spelled out."""

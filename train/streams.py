@@ -19,7 +19,12 @@ from .tar_images import TarImages
 Term = Literal["natural", "int", "transfer"]
 Split = Literal["train", "validation", "test"]
 
-TERM_OF_ROLE: dict[str, Term] = {"natural": "natural", "generated": "int", "transferred": "transfer"}
+TERM_OF_ROLE: dict[str, Term] = {
+    "natural": "natural",
+    "generated": "int",
+    "transferred": "transfer",
+    "counterfactual": "int",  # by its shape's label, as a generated stream by its class
+}
 NUMBER_RANGE = re.compile(r"\{([0-9]{1,18})\.\.([0-9]{1,18})\}")
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from .counterfactual import CounterfactualStream
 from .generated import InterventionalStream, ObservationalStream
 from .mini_world import MiniWorldStream
 from .mnist import ColoredMnistStream, DoubleColoredMnistStream, WildlifeMnistStream
@@ -22,6 +23,7 @@ AnyStream = Annotated[
     | ObservationalStream
     | InterventionalStream
     | TransferStream
-    | StylizedStream,
+    | StylizedStream
+    | CounterfactualStream,
     Field(discriminator="source"),
 ]

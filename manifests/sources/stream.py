@@ -16,8 +16,11 @@ if TYPE_CHECKING:
     from ..directions import Directions
     from ..inputs import Listing
 
-Role = Literal["natural", "generated", "transferred"]
-InputKind = Literal["class folders", "images", "digits", "weights", "directions"]
+Role = Literal["natural", "generated", "transferred", "counterfactual"]
+InputKind = Literal["class folders", "images", "digits", "weights", "cgn", "directions"]
+# Of these the dataset keeps a list; of those, digests.
+LISTED_KINDS: tuple[InputKind, ...] = ("class folders", "images", "digits")
+NETWORK_KINDS: tuple[InputKind, ...] = ("weights", "cgn")
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$", max_length=64)]
 
 
@@ -48,6 +51,21 @@ class GeneratorFacts:
     class_names: tuple[str, ...]
 
 
+class CgnFacts(Table):
+    """What planning needs to know about a counterfactual generative network.
+
+    windows: corners of the shuffler's windows are below it in both directions; 0 where it has no shuffler. digests:
+    sha256 of the files that decide pixels.
+    """
+
+    form: Literal["biggan", "mnist"]
+    z_dim: int
+    resolution: int
+    windows: int
+    class_names: list[str]
+    digests: dict[str, str]
+
+
 @dataclass(frozen=True)
 class Facts:
     """What samples depend on besides their stream's recipe entry."""
@@ -57,6 +75,7 @@ class Facts:
     directions: "Directions | None" = None
     inputs: Mapping[str, "Listing"] = field(default_factory=dict)
     streams: Mapping[str, "Stream"] = field(default_factory=dict)  # all of the recipe's, by name
+    cgns: Mapping[str, CgnFacts] = field(default_factory=dict)
 
     def plan(self, stream: str) -> "StreamPlan":
         """The plan of another stream of the recipe."""

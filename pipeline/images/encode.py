@@ -22,8 +22,8 @@ def encode_image(image: NDArray[np.uint8] | Image.Image, stream: Stream) -> byte
     return buffer.getvalue()
 
 
-def encode_mask(mask: NDArray[np.bool_]) -> bytes:
-    """Encode a mask [H, W] as a one-bit PNG."""
+def encode_mask(mask: NDArray[np.bool_] | NDArray[np.uint8]) -> bytes:
+    """Encode a mask [H, W] as a PNG: of one bit, or of grey values where it is soft."""
     buffer = io.BytesIO()
     Image.fromarray(mask).save(buffer, "PNG")
     return buffer.getvalue()

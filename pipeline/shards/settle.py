@@ -1,5 +1,6 @@
 """Settle everything a dataset depends on before its first shard: generator, inputs, directions, fingerprint."""
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,11 +19,13 @@ from ...manifests.lock import only_process
 from ...manifests.manifest import RECIPE, RECORDS, Fingerprint, GeneratorEntry, Input
 from ...manifests.recipe import MINI_GENERATOR, Recipe
 from ...manifests.shard import sha256_of_file
-from ...manifests.sources.stream import Facts, GeneratorFacts
+from ...manifests.sources.stream import NETWORK_KINDS, Facts, GeneratorFacts, InputKind
 from ...manifests.storage import Storage
 from ...manifests.tar_inputs import list_input
 from ..biggan.directions import exact_directions, sampled_directions
 from ..biggan.generator import PUBLISHED_CONFIGS, LoadedGenerator, load_generator, make_random_generator
+from ..cgn.mechanisms import CONFIG_NAME, WEIGHTS_NAME
+from ..cgn.network_files import cgn_facts, describe_absent, make_stand_in, open_cgn, shipped_place
 from ..sources import CHECKS
 from ..style.network_files import find_network_file, network_place
 
@@ -49,9 +52,7 @@ class Ingredients:
     @property
     def stand_ins(self) -> list[str]:
         """Networks that random weights stand for, by name; none but for timing."""
-        absent = [
-            name for name, kind in self.recipe.inputs().items() if kind == "weights" and name not in self.networks
-        ]
+        absent = [name for name in self.recipe.network_inputs() if name not in self.networks]
         return [*([self.weights] if self.untrained is not None and self.weights else []), *absent]
 
     @property
@@ -77,7 +78,7 @@ def gather(
         raise UsageError(f"--input {name}: recipe {recipe.name!r} has no such input; known: {known}")
     listings = {}
     for name, kind in recipe.inputs().items():
-        if name not in bound and kind != "weights":
+        if name not in bound and name not in recipe.network_inputs():
             raise UsageError(f"recipe {recipe.name!r} reads input {name!r}: give it with --input {name}=PATH")
         if name in recipe.listed_inputs():
             listings[name] = list_input(kind, bound[name], name)
@@ -99,10 +100,22 @@ def gather(
     directions = None
     if "directions" in bound:
         directions = load_directions(Path(bound["directions"]))
-    everything = Facts(recipe.seed, facts, directions, listings, {stream.name: stream for stream in recipe.streams})
+    networks = find_networks(recipe, "cgn", bound, known_only=timing_only)
+    everything = Facts(
+        recipe.seed,
+        facts,
+        directions,
+        listings,
+        streams={stream.name: stream for stream in recipe.streams},
+        cgns={
+            name: cgn_facts(open_cgn(name, networks[name]) if name in networks else make_stand_in(name))
+            for name, kind in recipe.inputs().items()
+            if kind == "cgn"
+        },
+    )
     for stream in recipe.streams:
         stream.check(everything)
-    networks = find_networks(recipe, bound, known_only=timing_only)
+    networks |= find_networks(recipe, "weights", bound, known_only=timing_only)
     ingredients = Ingredients(recipe, location, generator, everything, networks, untrained)
     for stream in recipe.streams:
         if stream.source in CHECKS:
@@ -110,31 +123,45 @@ def gather(
     return ingredients
 
 
-def find_networks(recipe: Recipe, bound: Mapping[str, str], known_only: bool = False) -> dict[str, Path]:
-    """Files of the network weights that a recipe's streams read, downloaded where need be.
+def find_networks(
+    recipe: Recipe, kind: InputKind, bound: Mapping[str, str], known_only: bool = False
+) -> dict[str, Path]:
+    """Files (a CGN's may be a folder) of a recipe's networks of one kind, downloaded where need be.
 
     known_only: leave out what is neither bound to a file nor on this machine.
     """
     networks = {}
-    for name, kind in recipe.inputs().items():
-        if kind != "weights":
+    for name in (name for name, its_kind in recipe.inputs().items() if its_kind == kind):
+        place = shipped_place(name) or network_place(name)
+        if known_only and name not in bound and not (place is not None and place.exists()):
             continue
-        place = network_place(name)
-        if known_only and name not in bound and not (place is not None and place.is_file()):
-            continue
-        path = Path(bound[name]) if name in bound else find_network_file(name, f"recipe {recipe.name!r}")
-        if not path.is_file():
+        wanted = describe_absent(name)
+        if name not in bound and wanted:
+            raise UsageError(f"recipe {recipe.name!r} reads {wanted}: give it with --input {name}=FILE")
+        path = Path(bound[name]) if name in bound else shipped_place(name)
+        path = path or find_network_file(name, f"recipe {recipe.name!r}")
+        if not (path.is_file() or (kind == "cgn" and path.is_dir())):
             raise UsageError(f"--input {name}={path}: no such file")
         networks[name] = path.resolve()
     return networks
 
 
+def network_digest(path: Path) -> str:
+    """sha256 of a network's file; of a folder, of the digests of what is in it."""
+    if path.is_file():
+        return sha256_of_file(path)
+    digests = [f"{sha256_of_file(file)}  {file.name}\n" for file in (path / WEIGHTS_NAME, path / CONFIG_NAME)]
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
 def find_roots(dataset: Dataset) -> dict[str, str]:
     """Where the inputs of a dataset are here. Raises UsageError where network weights at hand are others."""
-    networks = find_networks(dataset.recipe, dataset.roots)
+    networks: dict[str, Path] = {}
+    for kind in NETWORK_KINDS:
+        networks |= find_networks(dataset.recipe, kind, dataset.roots)
     for name, path in networks.items():
         expected = dataset.entry.fingerprint.inputs[name].sha256
-        found = sha256_of_file(path)
+        found = network_digest(path)
         if found != expected:
             raise UsageError(f"{path}: weights {found[:12]}, the dataset was rendered with {expected[:12]}")
     return {**dataset.roots, **{name: str(path) for name, path in networks.items()}}
@@ -221,7 +248,7 @@ def settle(ingredients: Ingredients, storage: Storage, device: str) -> Dataset:
             directions_sha256=storage.sha256(directions) if directions else None,
             inputs={
                 **{name: Input(files=len(list_.paths), sha256=list_.digest) for name, list_ in facts.inputs.items()},
-                **{name: Input(files=1, sha256=sha256_of_file(path)) for name, path in ingredients.networks.items()},
+                **{name: Input(files=1, sha256=network_digest(path)) for name, path in ingredients.networks.items()},
             },
         ),
         generator=GeneratorEntry(
@@ -234,6 +261,7 @@ def settle(ingredients: Ingredients, storage: Storage, device: str) -> Dataset:
         else None,
         class_names=list(facts.generator.class_names) if facts.generator else [],
         directions=directions,
+        cgns=dict(facts.cgns),
     )
     if former is not None:
         changes = former.fingerprint.changes(entry.fingerprint)

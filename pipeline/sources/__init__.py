@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ...manifests.sources.stream import Facts, Sample
+from .counterfactual import render_counterfactuals
 from .generated import render_generated
 from .mini_world import compose_mini_world
 from .mnist import check_textures, draw_mnist
@@ -23,6 +24,7 @@ RENDERERS: dict[str, Renderer] = {
     "interventional": render_generated,
     "transfer": render_transferred,
     "stylized": render_transferred,
+    "counterfactual": render_counterfactuals,
 }
 
 # Of sources whose inputs can be looked into before work starts; by stream, facts and the inputs' places. Each raises
