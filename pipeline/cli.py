@@ -370,13 +370,14 @@ def _rebuild(dataset: "Dataset", manifest: "Manifest", count: int, device: str, 
 
 @cli.command()
 @click.argument("dataset", default="datasets/mini")
-def preview(dataset: str) -> None:
+@input_option
+def preview(dataset: str, inputs: tuple[str, ...]) -> None:
     """Draw a contact sheet of each finished stream."""
     from ..manifests.dataset import load_dataset
     from .release.close import RecordStore
     from .release.preview import write_previews
 
-    loaded = load_dataset(dataset)
+    loaded = load_dataset(dataset, parse_inputs(inputs))
     store = RecordStore(loaded.storage)
     names = [s.name for s in loaded.recipe.streams if 0 not in store.missing_shards(s.name, 1)]
     for location in write_previews(loaded, names):
@@ -386,12 +387,16 @@ def preview(dataset: str) -> None:
 @cli.command()
 @click.argument("dataset")
 @click.argument("key")
-def inspect(dataset: str, key: str) -> None:
+@click.option(
+    "--sheet", type=click.Path(path_type=Path, dir_okay=False), help="Draw the sample and its parts as FILE.png."
+)
+@input_option
+def inspect(dataset: str, key: str, sheet: Path | None, inputs: tuple[str, ...]) -> None:
     """Everything known of one sample: where it stands, its members and its parameters."""
     from ..manifests.dataset import load_dataset
     from .release.inspect_sample import inspect_sample
 
-    click.echo(json.dumps(inspect_sample(load_dataset(dataset), key), indent=2))
+    click.echo(json.dumps(inspect_sample(load_dataset(dataset, parse_inputs(inputs)), key, sheet), indent=2))
 
 
 @cli.command("fit-generator")

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, field_validator, model_validator
 
 from ..errors import RecipeError
-from ..randomness import integers_below, normal, random_words, truncated_normal
+from ..randomness import integers_below, normal, random_rows, truncated_normal
 from .generated import PACKAGE_BOUND
 from .stream import CgnFacts, Facts, InputKind, Name, Rehearsal, Role, Sample, Stream, Table
 
@@ -74,8 +74,8 @@ class CounterfactualStream(Stream):
     )
     classes: Literal["best"] | Labels | ClassLists | None = Field(
         None,
-        description='Class labels to draw from, for all mechanisms or as a table of lists; "best": those that the authors '
-        "chose of ImageNet, 76 shapes, 75 textures and 38 backgrounds. All by default.",
+        description="Class labels to draw from, for all mechanisms or as a table of lists; all by default. "
+        '"best": the 76 shapes, 75 textures and 38 backgrounds of ImageNet that the authors chose.',
     )
     samples_per_class: int = Field(gt=0, description="Counterfactuals of each class of shapes.")
     truncation: float = Field(1.0, gt=0, le=1, description="t of the latents; of the BigGAN form alone.")
@@ -184,27 +184,21 @@ class CounterfactualStream(Stream):
         return Rehearsal(alone, factor=min(1.0, self.bank / self.samples_per_class + COMPOSING_SHARE))
 
     def draw_latents(
-        self, facts: Facts, mechanism: str, labels: Sequence[int], members: Sequence[int]
+        self, facts: Facts, mechanism: str, labels: NDArray[np.int64], members: NDArray[np.int64]
     ) -> NDArray[np.float64]:
         """Latents u [N, z_dim] of a mechanism: of class `labels` [N], and of number `members` [N] in the bank, or of
         the sample's number where there is no bank. Shared ones do not depend on mechanism and class."""
         network = facts.cgns[self.cgn]
         purpose = SHARED if self.latents == "shared" else 1 + MECHANISMS.index(mechanism)
-        words = np.array(
-            [
-                random_words(facts.seed, self.name, member, label if purpose else 0, purpose, count=network.z_dim)
-                for label, member in zip(labels, members, strict=True)
-            ],
-            np.uint64,
-        ).reshape(-1, network.z_dim)
+        class_labels = np.zeros_like(labels) if purpose == SHARED else labels
+        words = random_rows(facts.seed, self.name, members, class_labels, purpose, count=network.z_dim)
         if network.form == "mnist":
             return normal(words)
         return self.truncation * truncated_normal(words, PACKAGE_BOUND)
 
     def samples(self, facts: Facts, indices: NDArray[np.int64]) -> list[Sample]:
         network = facts.cgns[self.cgn]
-        words = np.array([random_words(facts.seed, self.name, int(i), 0, DRAWS, count=8) for i in indices], np.uint64)
-        words = words.reshape(-1, 8)
+        words = random_rows(facts.seed, self.name, indices, 0, DRAWS, count=8)
         place, rank = np.divmod(indices, self.samples_per_class)
         shapes = np.array(self.class_labels(facts, "shape"), np.int64)[place]
         labels = {"shape": shapes}

@@ -15,7 +15,7 @@ from pydantic import Field
 from ..digits import NUM_CLASSES, Digit
 from ..errors import RecipeError
 from ..inputs import Listing
-from ..randomness import integers_below, normal, random_words
+from ..randomness import integers_below, normal, random_rows
 from .stream import Facts, InputKind, Name, Role, Sample, Stream
 
 # Of colored MNIST, as read out of the official network: its data cannot be had, nor what made it.
@@ -105,8 +105,7 @@ class MnistStream(Stream):
         chosen = [paths[index] for index in indices]
         digits = [Digit.of(path) for path in chosen]
         labels = np.array([digit.class_label for digit in digits], np.int64)
-        words = np.array([random_words(facts.seed, self.name, digit.number, count=8) for digit in digits], np.uint64)
-        words = words.reshape(-1, 8)
+        words = random_rows(facts.seed, self.name, np.array([digit.number for digit in digits], np.int64), count=8)
         classes = np.stack([labels, labels], 1)
         if self.factors == "random":
             classes = integers_below(NUM_CLASSES, words[:, :2])

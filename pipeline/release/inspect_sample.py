@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 from typing import Any
 
 from ...manifests.dataset import Dataset
@@ -9,11 +10,13 @@ from ...manifests.errors import UsageError
 from ...manifests.manifest import shard_name
 from ...manifests.shard import load_index, read_sample
 from ...manifests.verification import compare_parameters
+from .preview import draw_contact_sheet, draw_samples
 
 
-def inspect_sample(dataset: Dataset, key: str) -> dict[str, Any]:
+def inspect_sample(dataset: Dataset, key: str, sheet: Path | None = None) -> dict[str, Any]:
     """Where a sample stands, what its members are, its parameters, and whether they are as planned.
 
+    sheet: picture to draw of the sample, beside those that it was made of.
     Raises UsageError for a key that the recipe does not make or whose shard is not there.
     """
     name, _, number = key.rpartition("-")
@@ -37,6 +40,9 @@ def inspect_sample(dataset: Dataset, key: str) -> dict[str, Any]:
             content = read_sample(file, members)
         finally:
             os.close(file)
+    if sheet is not None:
+        (tiles,) = draw_samples(dataset, name, [sample], [content])
+        draw_contact_sheet(key, {str(sample.parameters["class_name"]): tiles}).save(sheet)
     return {
         "key": sample.key,
         "shard": path,

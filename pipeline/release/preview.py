@@ -2,19 +2,17 @@
 
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from ...manifests.dataset import Dataset
-from ...manifests.errors import GenintError
 from ...manifests.manifest import shard_name
 from ...manifests.pictures import decode_picture
 from ...manifests.shard import Index, load_index, read_sample
 from ...manifests.sources.stream import Sample
-from ...manifests.sources.transfer import TransferredStream
+from ..sources.parts import PARTS, Members, Tile
 from ..sources.rendering import RenderContext
-from ..sources.transfer import read_reference
 
 TILE = 96
 CAPTION = 14
@@ -34,7 +32,7 @@ def write_previews(dataset: Dataset, streams: Sequence[str]) -> list[str]:
     return written
 
 
-def draw_contact_sheet(title: str, rows: Mapping[str, Sequence[tuple[Image.Image, str]]]) -> Image.Image:
+def draw_contact_sheet(title: str, rows: Mapping[str, Sequence[Tile]]) -> Image.Image:
     """One row a class: its name, then captioned images, enlarged or reduced to the same tile."""
     columns = max((len(tiles) for tiles in rows.values()), default=1)
     height = TILE + CAPTION
@@ -55,60 +53,51 @@ def draw_contact_sheet(title: str, rows: Mapping[str, Sequence[tuple[Image.Image
     return sheet
 
 
-def _first_samples(dataset: Dataset, name: str) -> tuple[str, dict[str, list[tuple[Image.Image, str]]]]:
+def _first_samples(dataset: Dataset, name: str) -> tuple[str, dict[str, list[Tile]]]:
     """The leading samples of the first shard, by class in label order, with what was done to them."""
     plan = dataset.plan(name)
     class_names = plan.stream.class_names(dataset.facts)
-    parts = _Parts(dataset, name)
+    parts = PARTS.get(plan.stream.source)
     wanted: dict[int, list[Sample]] = {}
     for sample in plan.samples(0):
         chosen = wanted.setdefault(sample.class_label, [])
-        if len(chosen) < MAX_COLUMNS // (1 + parts.count):
+        if len(chosen) < MAX_COLUMNS // (1 + (parts.count if parts else 0)):
             chosen.append(sample)
-    rows: dict[str, list[tuple[Image.Image, str]]] = {}
     with dataset.storage.fetched(shard_name(name, 0)) as path:
         with dataset.storage.fetched(shard_name(name, 0).removesuffix(".tar") + ".idx") as index:
             members: Index = load_index(index)
         file = os.open(path, os.O_RDONLY)
         try:
-            for label in sorted(wanted)[:MAX_ROWS]:
-                tiles: list[tuple[Image.Image, str]] = []
-                for sample in wanted[label]:
-                    if sample.key in members:  # a hole otherwise
-                        content = read_sample(file, members[sample.key])[plan.stream.extension]
-                        tiles += parts.read(sample)
-                        tiles.append((decode_picture(content, sample.key), _caption(sample.parameters)))
-                rows[class_names[label]] = tiles
+            # A sample without members is a hole.
+            shown = [s for label in sorted(wanted)[:MAX_ROWS] for s in wanted[label] if s.key in members]
+            contents = [read_sample(file, members[sample.key]) for sample in shown]
         finally:
             os.close(file)
+    rows: dict[str, list[Tile]] = {class_names[label]: [] for label in sorted(wanted)[:MAX_ROWS]}
+    for sample, tiles in zip(shown, draw_samples(dataset, name, shown, contents), strict=True):
+        rows[class_names[sample.class_label]] += tiles
     return f"{dataset.recipe.name} / {name}: {plan.count:,} samples, {plan.stream.source}", rows
 
 
-class _Parts:
-    """Content and style of each sample of a transferred stream; of others, nothing."""
-
-    def __init__(self, dataset: Dataset, name: str) -> None:
-        self._stream = dataset.recipe.stream(name)
-        self._context = RenderContext(dataset.recipe, dataset.facts, dataset.storage, "cpu", roots=dataset.roots)
-        self.count = 2 if isinstance(self._stream, TransferredStream) else 0
-
-    def read(self, sample: Sample) -> list[tuple[Image.Image, str]]:
-        """The pictures that a sample was made of; a grey one stands for an input that is not on this machine."""
-        if not isinstance(self._stream, TransferredStream):
-            return []
-        tiles = []
-        for part in ("content", "style"):
-            try:
-                picture = read_reference(self._context, self._stream, sample.parameters[part])
-            except GenintError:
-                picture = Image.new("RGB", (TILE, TILE), "grey")
-            tiles.append((picture, part))
-        return tiles
+def draw_samples(
+    dataset: Dataset, name: str, samples: Sequence[Sample], contents: Sequence[Members]
+) -> Iterator[list[Tile]]:
+    """Each sample's picture with its caption, after those that it was made of."""
+    stream = dataset.recipe.stream(name)
+    made_of: Sequence[Sequence[Tile]] = [[]] * len(samples)
+    if samples and stream.source in PARTS:
+        context = RenderContext(dataset.recipe, dataset.facts, dataset.storage, "cpu", roots=dataset.roots)
+        made_of = PARTS[stream.source].read(context, stream, samples, contents)
+    for sample, content, parts in zip(samples, contents, made_of, strict=True):
+        picture = decode_picture(content[stream.extension], sample.key)
+        yield [*parts, (picture, _caption(sample.parameters))]
 
 
 def _caption(parameters: Mapping[str, object]) -> str:
     if "direction" in parameters:
         return f"v{parameters['direction']}  {parameters['step_size']:+.1f}"
+    if "labels" in parameters:
+        return f"result, shape {parameters['class_label']}"
     if "content" in parameters:
         return f"result, {parameters['evaluations']} eval." if "evaluations" in parameters else "result"
     return ""

@@ -10,13 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ...manifests.errors import GenintError
 from ...manifests.sources.counterfactual import MECHANISMS, SWAPPED, CounterfactualStream
 from ...manifests.sources.stream import Sample
 from ..biggan.fast_generator import Precision
 from ..cgn.composition import compose
 from ..cgn.mechanisms import Cgn, fold_cgn
 from ..cgn.mnist_form import shuffle
-from ..cgn.network_files import make_stand_in, open_cgn
+from ..cgn.network_files import make_stand_in, open_cgn, shipped_place
 from ..images.encode import encode_mask
 from .rendering import RenderContext, Rendered
 
@@ -25,7 +26,7 @@ MAX_PIXELS = 1 << 19
 
 
 @dataclass(frozen=True)
-class Parts:
+class Composition:
     """What counterfactuals are composed of: masks [N, 1, H, W] in (0, 1), textures and backgrounds [N, 3, H, W] in
     [-1, 1]."""
 
@@ -52,7 +53,7 @@ def render_counterfactuals(
     size = stream.batch_size * max(1, MAX_PIXELS // resolution**2 // stream.batch_size)
     for start in range(0, len(samples), size):
         batch = samples[start : start + size]
-        parts = make_parts(context, stream, batch)
+        parts = Composition(*(make_part(context, stream, mechanism, batch) for mechanism in MECHANISMS))
         images = parts.compose()
         finite = images.isfinite().all((1, 2, 3)).tolist()
         means = parts.masks.mean((1, 2, 3)).tolist()
@@ -61,15 +62,16 @@ def render_counterfactuals(
         for row, sample in enumerate(batch):
             measured = {"mean_mask": round(means[row], 6), "contrast": round(contrasts[row], 6)}
             failure = "" if finite[row] else "non-finite pixels"
-            failure = failure or _out_of_bounds(stream, means[row], contrasts[row])
+            failure = failure or out_of_bounds(stream, means[row], contrasts[row])
             if failure:
-                yield Rendered(sample, failure=failure, detail=f"mean mask {means[row]:.3f}, {contrasts[row]:.3f}")
+                detail = f"{sample.key}: mean mask {means[row]:.3f}, contrast {contrasts[row]:.3f}"
+                yield Rendered(sample, failure=failure, detail=detail)
             else:
                 members = {"mask.png": encode_mask(masks[row])}
                 yield Rendered(sample, pixels[row], members=members, parameters=measured)
 
 
-def _out_of_bounds(stream: CounterfactualStream, mean_mask: float, contrast: float) -> str:
+def out_of_bounds(stream: CounterfactualStream, mean_mask: float, contrast: float) -> str:
     """Why a sample is none that the stream asks for; nothing if it is."""
     low, high = stream.mask_range or (0.0, 1.0)
     if not low <= mean_mask <= high:
@@ -79,53 +81,57 @@ def _out_of_bounds(stream: CounterfactualStream, mean_mask: float, contrast: flo
     return ""
 
 
-def make_parts(context: RenderContext, stream: CounterfactualStream, samples: Sequence[Sample]) -> Parts:
-    """Masks, textures and backgrounds of samples."""
-    made = []
-    for mechanism in MECHANISMS:
-        labels = [sample.parameters["labels"][mechanism] for sample in samples]
-        members = [sample.parameters["latent_index"][mechanism] for sample in samples]
-        if stream.bank is None:
-            pictures = _render(context, stream, mechanism, labels, members)
-        else:
-            bank, places = _bank(context, stream, mechanism)
-            rows = torch.tensor([places[label] + member for label, member in zip(labels, members, strict=True)])
-            pictures = bank[rows].float()
-        if mechanism in SWAPPED and context.facts.cgns[stream.cgn].windows:
-            windows = torch.tensor([sample.parameters["windows"][mechanism] for sample in samples])
-            pictures = shuffle(pictures, windows)
-        made.append(pictures)
-    return Parts(*made)
+def make_part(
+    context: RenderContext, stream: CounterfactualStream, mechanism: str, samples: Sequence[Sample]
+) -> Tensor:
+    """Masks [N, 1, H, W] in (0, 1), or textures or backgrounds [N, 3, H, W] in [-1, 1], of samples.
+
+    Raises GenintError where the network is not on this machine.
+    """
+    labels = np.array([sample.parameters["labels"][mechanism] for sample in samples])
+    members = np.array([sample.parameters["latent_index"][mechanism] for sample in samples])
+    if stream.bank is None:
+        pictures = _render(context, stream, mechanism, labels, members)
+    else:
+        bank, starts = _bank(context, stream, mechanism)
+        pictures = bank[torch.from_numpy(starts[labels] + members)].float()
+    if mechanism in SWAPPED and context.facts.cgns[stream.cgn].windows:
+        windows = torch.tensor([sample.parameters["windows"][mechanism] for sample in samples])
+        pictures = shuffle(pictures, windows)
+    return pictures
 
 
-def _bank(context: RenderContext, stream: CounterfactualStream, mechanism: str) -> tuple[Tensor, dict[int, int]]:
-    """A mechanism's pictures [classes * bank, C, H, W] in half precision, and where each class's begin."""
+def _bank(context: RenderContext, stream: CounterfactualStream, mechanism: str) -> tuple[Tensor, NDArray[np.int64]]:
+    """A mechanism's pictures [classes * bank, C, H, W] in half precision, and where those of a class label begin."""
     assert stream.bank is not None
     key = f"bank of {mechanism}: {stream.model_dump_json()}"
     if key not in context.kept:
-        labels = stream.bank_labels(context.facts, mechanism)
-        every = [label for label in labels for _ in range(stream.bank)]
-        members = list(range(stream.bank)) * len(labels)
+        labels = np.array(stream.bank_labels(context.facts, mechanism))
+        starts = np.zeros(labels.max() + 1, np.int64)
+        starts[labels] = stream.bank * np.arange(len(labels))
+        every, members = np.repeat(labels, stream.bank), np.tile(np.arange(stream.bank), len(labels))
         # Pieces of whole render batches: all of them in single precision at once would double the memory.
+        step = 8 * stream.batch_size
         pieces = [
-            _render(
-                context, stream, mechanism, every[i : i + 8 * stream.batch_size], members[i : i + 8 * stream.batch_size]
-            ).half()
-            for i in range(0, len(every), 8 * stream.batch_size)
+            _render(context, stream, mechanism, every[i : i + step], members[i : i + step]).half()
+            for i in range(0, len(every), step)
         ]
-        places = {label: place * stream.bank for place, label in enumerate(labels)}
-        context.kept[key] = torch.cat(pieces), places
-    found: tuple[Tensor, dict[int, int]] = context.kept[key]
+        context.kept[key] = torch.cat(pieces), starts
+    found: tuple[Tensor, NDArray[np.int64]] = context.kept[key]
     return found
 
 
 def _render(
-    context: RenderContext, stream: CounterfactualStream, mechanism: str, labels: Sequence[int], members: Sequence[int]
+    context: RenderContext,
+    stream: CounterfactualStream,
+    mechanism: str,
+    labels: NDArray[np.int64],
+    members: NDArray[np.int64],
 ) -> Tensor:
     """Pictures of one mechanism on the CPU; those of the MNIST form before the shuffler."""
     cgn = open_mechanisms(
         stream.cgn,
-        context.roots.get(stream.cgn),
+        find_network(context, stream.cgn),
         stream.truncation,
         stream.batch_size,
         stream.precision,
@@ -133,7 +139,7 @@ def _render(
         context.device,
     )
     latents = torch.from_numpy(stream.draw_latents(context.facts, mechanism, labels, members))
-    return render_mechanism(cgn, mechanism, latents, torch.tensor(labels)).cpu()
+    return render_mechanism(cgn, mechanism, latents, torch.from_numpy(labels)).cpu()
 
 
 def render_mechanism(cgn: Cgn, mechanism: str, latents: Tensor, classes: Tensor) -> Tensor:
@@ -144,11 +150,19 @@ def render_mechanism(cgn: Cgn, mechanism: str, latents: Tensor, classes: Tensor)
     return (cgn.texture if mechanism == "texture" else cgn.background)(latents, classes, windows)
 
 
+def find_network(context: RenderContext, name: str) -> Path | None:
+    """Where a network is; None where a stand-in will do. Raises GenintError where it is not on this machine."""
+    place = Path(context.roots[name]) if name in context.roots else shipped_place(name)
+    if place is None and not context.stand_ins:
+        raise GenintError(f"input {name}: not on this machine; give it with --input {name}=PATH")
+    return place
+
+
 # Loaded once a worker; a file is known by its place, since its digest was checked when the build was settled.
 @lru_cache(maxsize=2)
 def open_mechanisms(
     name: str,
-    path: str | None,
+    path: Path | None,
     truncation: float,
     batch_size: int,
     precision: Precision,
@@ -156,7 +170,7 @@ def open_mechanisms(
     device: str,
 ) -> Cgn:
     """A network ready to render; without a place, one of random weights stands for it."""
-    loaded = make_stand_in(name) if path is None else open_cgn(name, Path(path), normalise)
+    loaded = make_stand_in(name) if path is None else open_cgn(name, path, normalise)
     return fold_cgn(loaded, truncation, batch_size=batch_size, precision=precision, device=device)
 
 

@@ -39,7 +39,8 @@ class RenderContext:
     """What renderers work with: recipe, facts, where earlier streams are, and the models, loaded once a worker.
 
     roots: place of each input on this machine. stand_ins: only time is of interest, so noise stands for earlier
-    streams, which are not there, and random weights for networks that are not at hand. kept: what renderers keep between shards.
+    streams, which are not there, and random weights for networks that are not at hand. kept: what renderers keep
+    between shards.
     """
 
     recipe: Recipe

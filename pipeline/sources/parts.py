@@ -1,0 +1,78 @@
+"""The pictures that a sample was made of, beside its own: for contact sheets and for `inspect`."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from ...manifests.errors import GenintError
+from ...manifests.pictures import decode_picture
+from ...manifests.sources.counterfactual import SWAPPED, CounterfactualStream
+from ...manifests.sources.stream import Sample
+from ...manifests.sources.transfer import TransferredStream
+from .counterfactual import make_part, to_pixels
+from .rendering import RenderContext
+from .transfer import read_reference
+
+# A picture and its caption.
+Tile = tuple[Image.Image, str]
+# Members of finished samples, extension to content.
+Members = Mapping[str, bytes]
+GREY_SIDE = 96
+
+
+@dataclass(frozen=True)
+class Parts:
+    """How many pictures samples of a source are made of, and what reads them: one list a sample."""
+
+    count: int
+    read: Callable[[RenderContext, Any, Sequence[Sample], Sequence[Members]], list[list[Tile]]]
+
+
+def read_content_and_style(
+    context: RenderContext, stream: TransferredStream, samples: Sequence[Sample], members: Sequence[Members]
+) -> list[list[Tile]]:
+    """Content and style of transferred samples; a grey one stands for an input that is not on this machine."""
+    return [[(_read_part(context, stream, sample, part), part) for part in ("content", "style")] for sample in samples]
+
+
+def _read_part(context: RenderContext, stream: TransferredStream, sample: Sample, part: str) -> Image.Image:
+    try:
+        return read_reference(context, stream, sample.parameters[part])
+    except GenintError:
+        return _grey()
+
+
+def read_mechanisms(
+    context: RenderContext, stream: CounterfactualStream, samples: Sequence[Sample], members: Sequence[Members]
+) -> list[list[Tile]]:
+    """Mask, texture and background of counterfactuals; grey ones where the network is not on this machine."""
+    # One by one and without the bank: a few samples do not pay for it.
+    alone = stream.model_copy(update={"bank": None, "batch_size": 1})
+    try:
+        pictures = [
+            [Image.fromarray(pixels) for pixels in to_pixels(make_part(context, alone, mechanism, samples))]
+            for mechanism in SWAPPED
+        ]
+    except GenintError:
+        pictures = [[_grey()] * len(samples)] * 2
+    return [
+        [
+            (decode_picture(content["mask.png"], sample.key), "mask"),
+            (texture, f"texture {sample.parameters['labels']['texture']}"),
+            (background, f"background {sample.parameters['labels']['background']}"),
+        ]
+        for sample, content, texture, background in zip(samples, members, *pictures, strict=True)
+    ]
+
+
+def _grey() -> Image.Image:
+    return Image.new("RGB", (GREY_SIDE, GREY_SIDE), "grey")
+
+
+PARTS: dict[str, Parts] = {
+    "transfer": Parts(2, read_content_and_style),
+    "stylized": Parts(2, read_content_and_style),
+    "counterfactual": Parts(3, read_mechanisms),
+}
