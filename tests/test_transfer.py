@@ -611,14 +611,17 @@ def test_contact_sheet_of_transfers_shows_content_style_and_result(build: RunCli
     assert build().exit_code == 0
     dataset = load_dataset(str(tmp_path / "dataset"))
     (sample, *_) = dataset.plan("transfer").samples(0)
-    tiles = preview._Parts(dataset, "transfer").read(sample)
+    stored = read_stream(tmp_path / "dataset", "transfer")[sample.key]
+    ((*tiles, (result, _)),) = preview.draw_samples(dataset, "transfer", [sample], [stored])
     content = read_stream(tmp_path / "dataset", "natural")[sample.parameters["content"]["key"]]["png"]
     style = read_stream(tmp_path / "dataset", "observational")[sample.parameters["style"]["key"]]["png"]
     assert [caption for _, caption in tiles] == ["content", "style"]
     assert all(np.array_equal(image, decode(png)) for (image, _), png in zip(tiles, (content, style), strict=True))
+    assert np.array_equal(result, decode(stored["png"]))
     # Pictures of an input that is not here are grey, and the sheet is drawn all the same.
     (sample, *_) = dataset.plan("stylized").samples(0)
-    assert [np.unique(image).tolist() for image, _ in preview._Parts(dataset, "stylized").read(sample)] == [[128]] * 2
+    ((*tiles, _),) = preview.draw_samples(dataset, "stylized", [sample], [stored])
+    assert [np.unique(image).tolist() for image, _ in tiles] == [[128]] * 2
     assert preview.write_previews(dataset, ["stylized", "natural"])
 
 

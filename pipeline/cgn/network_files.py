@@ -1,4 +1,4 @@
-"""Files of counterfactual networks and of saliency networks that streams read, by the input's name."""
+"""Files of counterfactual networks that streams read: what each input must be, and where the shipped one is."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -36,21 +36,25 @@ KNOWN: Mapping[str, KnownNetwork] = {
         )
     },
 }
-# Files that ship with the package.
-SHIPPED = {"mini-cgn": "mini-cgn", "mini-saliency": "mini-saliency/saliency.pth"}
-U2NET = "u2net.pth (176 MB, 44.0 M parameters, the full U2NET of github.com/xuebinqin/U-2-Net)"
+SHIPPED = "mini-cgn"
 
 
-def shipped_place(name: str) -> Path | None:
+def cgn_place(name: str) -> Path | None:
     """Where a network of the package is; None for any other name."""
-    return Path(str(files("genint.pipeline") / "data" / SHIPPED[name])) if name in SHIPPED else None
+    return Path(str(files("genint.pipeline") / "data" / SHIPPED)) if name == SHIPPED else None
 
 
-def describe_absent(name: str) -> str | None:
-    """What to give as this input; None where nothing is known of it."""
-    if name == "u2net":
-        return U2NET
-    return KNOWN[name].what if name in KNOWN else None
+def find_cgn(name: str, reader: str) -> Path:
+    """The folder of a network of the package. Raises UsageError that says what to get for any other name.
+
+    reader: who asks for it, in the error's words.
+    """
+    place = cgn_place(name)
+    if place is not None:
+        return place
+    if name in KNOWN:
+        raise UsageError(f"{reader} needs {KNOWN[name].what}; give it with --input {name}=FILE")
+    raise UsageError(f"{reader} reads input {name!r}: give it with --input {name}=FILE")
 
 
 def open_cgn(name: str, path: Path, normalise: bool | None = None) -> LoadedCgn:

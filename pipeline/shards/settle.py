@@ -25,7 +25,7 @@ from ...manifests.tar_inputs import list_input
 from ..biggan.directions import exact_directions, sampled_directions
 from ..biggan.generator import PUBLISHED_CONFIGS, LoadedGenerator, load_generator, make_random_generator
 from ..cgn.mechanisms import CONFIG_NAME, WEIGHTS_NAME
-from ..cgn.network_files import cgn_facts, describe_absent, make_stand_in, open_cgn, shipped_place
+from ..cgn.network_files import cgn_facts, cgn_place, find_cgn, make_stand_in, open_cgn
 from ..sources import CHECKS
 from ..style.network_files import find_network_file, network_place
 
@@ -131,15 +131,12 @@ def find_networks(
     known_only: leave out what is neither bound to a file nor on this machine.
     """
     networks = {}
+    place_of, find = (cgn_place, find_cgn) if kind == "cgn" else (network_place, find_network_file)
     for name in (name for name, its_kind in recipe.inputs().items() if its_kind == kind):
-        place = shipped_place(name) or network_place(name)
+        place = place_of(name)
         if known_only and name not in bound and not (place is not None and place.exists()):
             continue
-        wanted = describe_absent(name)
-        if name not in bound and wanted:
-            raise UsageError(f"recipe {recipe.name!r} reads {wanted}: give it with --input {name}=FILE")
-        path = Path(bound[name]) if name in bound else shipped_place(name)
-        path = path or find_network_file(name, f"recipe {recipe.name!r}")
+        path = Path(bound[name]) if name in bound else find(name, f"recipe {recipe.name!r}")
         if not (path.is_file() or (kind == "cgn" and path.is_dir())):
             raise UsageError(f"--input {name}={path}: no such file")
         networks[name] = path.resolve()
@@ -150,7 +147,8 @@ def network_digest(path: Path) -> str:
     """sha256 of a network's file; of a folder, of the digests of what is in it."""
     if path.is_file():
         return sha256_of_file(path)
-    digests = [f"{sha256_of_file(file)}  {file.name}\n" for file in (path / WEIGHTS_NAME, path / CONFIG_NAME)]
+    parts = [file for file in (path / WEIGHTS_NAME, path / CONFIG_NAME) if file.exists()]
+    digests = [f"{sha256_of_file(file)}  {file.name}\n" for file in parts]
     return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 

@@ -17,7 +17,7 @@ from ..biggan.fast_generator import Precision
 from ..cgn.composition import compose
 from ..cgn.mechanisms import Cgn, fold_cgn
 from ..cgn.mnist_form import shuffle
-from ..cgn.network_files import make_stand_in, open_cgn, shipped_place
+from ..cgn.network_files import cgn_place, make_stand_in, open_cgn
 from ..images.encode import encode_mask
 from .rendering import RenderContext, Rendered
 
@@ -152,7 +152,7 @@ def render_mechanism(cgn: Cgn, mechanism: str, latents: Tensor, classes: Tensor)
 
 def find_network(context: RenderContext, name: str) -> Path | None:
     """Where a network is; None where a stand-in will do. Raises GenintError where it is not on this machine."""
-    place = Path(context.roots[name]) if name in context.roots else shipped_place(name)
+    place = Path(context.roots[name]) if name in context.roots else cgn_place(name)
     if place is None and not context.stand_ins:
         raise GenintError(f"input {name}: not on this machine; give it with --input {name}=PATH")
     return place
