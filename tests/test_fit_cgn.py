@@ -1,6 +1,8 @@
 """A CGN is trained by one command and seed, goes on exactly, and each loss moves what it is meant to move."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +15,11 @@ from genint.pipeline.cgn.fit_mnist import MnistLearner
 from genint.pipeline.cgn.mechanisms import fold_cgn, load_cgn
 from genint.pipeline.cgn.saliency import Saliency, make_saliency
 from genint.pipeline.cgn.settings import BigGanFit, MnistFit, load_settings, shipped_presets
+from genint.pipeline.fitting.fit_cgn import prepare, train_stand_in
 from genint.pipeline.style.vgg import make_random_vgg
 from pytorch_pretrained_biggan import BigGANConfig
 
+RunCli = Callable[..., Any]
 CONFIG = BigGANConfig(
     output_dim=16,
     z_dim=8,
@@ -192,6 +196,68 @@ def test_rates_rise_stay_and_fall() -> None:
     factors = [rate_factor(step, 100, 10, decay=True) for step in (0, 9, 59, 80, 100)]
     assert factors == pytest.approx([0.1, 1.0, 1.0, 0.55, 0.1])
     assert {rate_factor(step, 100, 0, decay=False) for step in (0, 50, 99)} == {1.0}
+
+
+# What a training reads.
+
+
+def _refused(arguments: list[str], run: RunCli) -> str:
+    result = run("fit-cgn", *arguments)
+    assert result.exit_code == 2, result.err
+    assert result.err.count("\n") == 1 and len(result.err) < 700
+    return result.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["wildlife-mnist", "--input", "vgg16=NOWHERE/vgg16.pth"], "--input vgg16=NOWHERE/vgg16.pth: no such file"),
+        (["imagenet-256", "--input", "u2net=NOWHERE/u2net.pth"], "--input u2net=NOWHERE/u2net.pth: no such file"),
+        (["imagenet-256"], "fit-cgn needs u2net.pth (176 MB, the full U2NET"),
+        (["colored-mnist", "--set", "encoder=stand-in"], "give it with --input mnist=DIR"),
+        (["colored-mnist", "--set", "encoder=stand-in", "--input", "mnist=NOWHERE"], "--input mnist=NOWHERE"),
+        (["mini", "--input", "vgg16=x"], "no such input; known: mini-saliency, mini-encoder"),
+        (["mini", "--weights", "NOWHERE"], "generator 'NOWHERE'"),
+        (["colored-mnist", "--weights", "mini"], "starts from no generator"),
+        (["minni"], "no preset 'minni'"),
+    ],
+)
+def test_what_is_missing_is_refused_before_work_starts(
+    arguments: list[str], message: str, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    out = tmp_path / "out"
+    assert message in _refused([*arguments, "--out", str(out)], run_cli)
+    assert not out.exists()
+
+
+def test_the_stand_in_reads_classes_and_is_a_vgg16(tmp_path: Path) -> None:
+    labels = np.arange(80) % 10
+    images = np.zeros((80, 32, 32, 3), np.uint8)
+    images[np.arange(80), :, labels * 3] = 255  # a stripe whose place is the class
+    encoder = train_stand_in(images, labels, seed=0, steps=2)
+    assert [len(weight) for weight in encoder.weights] == [8, 8, 16, 16, 32, 32, 32, 64, 64, 64]
+    features = make_features(encoder, [2, 4, 7, 10], normalise=False)(torch.zeros(1, 3, 32, 32))
+    assert [tuple(f.shape[1:]) for f in features] == [(8, 32, 32), (16, 16, 16), (32, 8, 8), (64, 4, 4)]
+    again = train_stand_in(images, labels, seed=0, steps=2)
+    assert all(torch.equal(a, b) for a, b in zip(encoder.weights, again.weights, strict=True))
+
+
+def test_an_official_training_runs_on_the_official_world(shared_data: Path, tmp_path: Path) -> None:
+    vgg16 = tmp_path / "vgg16.pth"
+    widths = (4, 4, 4, 4, 4, 4, 4, 4, 4, 4)
+    numbers, inputs, state = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21), 3, {}
+    for number, width in zip(numbers, widths, strict=True):
+        state[f"features.{number}.weight"] = torch.randn(width, inputs, 3, 3)
+        state[f"features.{number}.bias"], inputs = torch.zeros(width), width
+    torch.save(state, vgg16)
+    bound = {"mnist": str(shared_data / "mnist"), "textures": str(shared_data / "cgn" / "textures")}
+    settings = load_settings("wildlife-mnist", ["digits_per_class=2", "epochs=1", "width=4"])
+    prepared = prepare(settings, "", {**bound, "vgg16": str(vgg16)})
+    progress = list(fit(tmp_path / "out", prepared.learner, prepared.identity))
+    assert [p.step for p in progress] == [1, 2]
+    assert set(prepared.identity["sha256"]) == {"encoder", "mnist", "textures"}
+    assert load_cgn(tmp_path / "out").facts.form == "mnist"
 
 
 # Settings.

@@ -33,6 +33,10 @@ class FitProgress:
     measures: Mapping[str, float]
     sheet: Path | None = None
 
+    def describe(self) -> str:
+        """The measures in one line."""
+        return ", ".join(f"{name} {value:.3g}" for name, value in self.measures.items())
+
 
 class Learner(Protocol):
     """A training of one form. `parts` hold all its state; a step's draws depend on seed and step alone."""

@@ -33,14 +33,24 @@ INK = 0.1
 
 def draw_mnist(context: RenderContext, stream: MnistStream, samples: Sequence[Sample]) -> Iterator[Rendered]:
     """Draw samples; each brings the digit's mask as `mask.png`."""
-    listing = context.facts.inputs[stream.mnist]
     for start in range(0, len(samples), BATCH):
         batch = samples[start : start + BATCH]
-        pictures = _read_digits(listing, stream.mnist, [sample.parameters["path"] for sample in batch])
-        masks = pictures[:, _NEAREST[:, None], _NEAREST] > INK * 255
-        images = _paint(context.facts, stream, batch, pictures, masks)
+        images, masks = paint_digits(context.facts, stream, batch)
         for sample, image, mask in zip(batch, images, masks, strict=True):
             yield Rendered(sample, image, members={"mask.png": encode_mask(mask)})
+
+
+def paint_digits(
+    facts: Facts, stream: MnistStream, samples: Sequence[Sample]
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Images [N, 32, 32, 3] and masks of the digits [N, 32, 32] of samples."""
+    parts = []
+    for start in range(0, len(samples), BATCH):
+        batch = samples[start : start + BATCH]
+        pictures = _read_digits(facts.inputs[stream.mnist], stream.mnist, [s.parameters["path"] for s in batch])
+        masks = pictures[:, _NEAREST[:, None], _NEAREST] > INK * 255
+        parts.append((_paint(facts, stream, batch, pictures, masks), masks))
+    return np.concatenate([images for images, _ in parts]), np.concatenate([masks for _, masks in parts])
 
 
 def check_textures(stream: WildlifeMnistStream, facts: Facts, roots: Mapping[str, str]) -> None:
