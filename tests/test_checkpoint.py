@@ -1,12 +1,19 @@
+import argparse
+import errno
+import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from genint.manifests.errors import FormatError, UsageError
 from genint.train.checkpoint import (
     Preprocessing,
     check_arch,
+    check_size,
     describe_model,
     initialise,
     load_classifier,
@@ -142,3 +149,118 @@ def test_preprocessing_is_torchvisions():
     )
     ours = preprocessing.normalize(preprocessing.prepare(image)[None])[0]
     assert torch.allclose(ours, reference(image), atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def published() -> nn.Module:
+    torch.manual_seed(1)
+    return make_model(ARCH, 1000).eval()
+
+
+@pytest.mark.parametrize(
+    ("pack", "suffix"),
+    [
+        (lambda state: {"state_dict": state, "args": argparse.Namespace(lr=0.1), "best_acc1": np.float64(70.5)}, ""),
+        (lambda state: {f"_orig_mod.module.{name}": value for name, value in state.items()}, ""),
+        (lambda state: dict(sorted(state.items())), ""),
+        (lambda state: {"state_dict": {f"model.{name}": value for name, value in state.items()}}, ""),
+        (lambda state: {"n_averaged": torch.tensor(3), **{f"module.{n}": v for n, v in state.items()}}, ""),
+        (lambda state: {"model_ema": {"n_averaged": torch.tensor(3), **state}}, ""),
+        (lambda state: {"model": {n: v * 0 for n, v in state.items()}, "model_ema": state}, ":ema"),
+    ],
+)
+def test_files_of_others_training_scripts_load(
+    pack: Callable[[dict[str, Any]], dict[str, Any]], suffix: str, published: nn.Module, tmp_path: Path
+):
+    torch.save(pack(published.state_dict()), tmp_path / "other.pth")
+    assert same(load_classifier(f"{ARCH}={tmp_path / 'other.pth'}{suffix}").model, published)
+
+
+def test_which_of_two_sets_of_weights_is_taken_is_said(published: nn.Module, tmp_path: Path):
+    path = tmp_path / "two.pth"
+    state = published.state_dict()
+    torch.save({"state_dict": state, "state_dict_ema": {name: value * 0 for name, value in state.items()}}, path)
+    classifier = load_classifier(f"{ARCH}={path}")
+    assert same(classifier.model, published)
+    assert classifier.notes == (f"trained weights; for their average: {path}:ema",)
+    torch.save(state, path)
+    with pytest.raises(UsageError, match="holds no average of the weights"):
+        load_classifier(f"{ARCH}={path}:ema")
+
+
+def test_safetensors_load(published: nn.Module, tmp_path: Path):
+    safetensors = pytest.importorskip("safetensors.torch", reason="the package safetensors is not installed")
+    path = tmp_path / "model.safetensors"
+    safetensors.save_file(published.state_dict(), path)
+    assert same(load_classifier(f"{ARCH}={path}").model, published)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(FormatError, match="safetensors"):
+        load_classifier(f"{ARCH}={path}")
+
+
+def test_weights_of_others_get_the_preprocessing_that_torchvision_published(tmp_path: Path):
+    torch.save(make_model("efficientnet_b0", 1000).state_dict(), tmp_path / "b0.pth")
+    classifier = load_classifier(f"efficientnet_b0={tmp_path / 'b0.pth'}")
+    assert classifier.preprocessing == Preprocessing(interpolation="bicubic")
+    assert classifier.notes == (
+        "preprocessing is taken to be that of torchvision's efficientnet_b0: bicubic to 256 px, crop of 224",
+    )
+    image = Image.effect_noise((300, 280), 80).convert("RGB")
+    reference = models.get_model_weights("efficientnet_b0").DEFAULT.transforms()(image)
+    ours = classifier.preprocessing
+    assert torch.allclose(ours.normalize(ours.prepare(image)[None])[0], reference, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda content: content.pop("version"), "checkpoint version None"),
+        (lambda content: content["model"].update({7: torch.zeros(1)}), "expected a name with a tensor"),
+        (lambda content: content.update(preprocessing={"a": 1}), "preprocessing"),
+        (lambda content: content["preprocessing"].update(resize=10**9), "resize"),
+        (lambda content: content.update(class_names=7), "class_names"),
+        (lambda content: content.update(class_names=["a"] * 4), "two classes have one name"),
+        (lambda content: content.update(configuration=None), "configuration"),
+        (lambda content: content.update(arch=["x"]), "names no arch"),
+        (lambda content: content.update(model=torch.zeros(3)), "no state dict|expected a name"),
+    ],
+)
+def test_a_checkpoint_that_is_not_whole_is_refused(
+    change: Callable[[dict[str, Any]], Any], message: str, model: nn.Module, tmp_path: Path
+):
+    content = describe_model(ARCH, ("a", "b", "c", "d"), Preprocessing())
+    content |= {"format": "genint-train", "version": 1, "model": dict(model.state_dict()), "configuration": {}}
+    change(content)
+    torch.save(content, tmp_path / "x.pt")
+    with pytest.raises((FormatError, UsageError), match=message):
+        load_classifier(str(tmp_path / "x.pt"))
+
+
+def test_a_full_disk_is_an_error_that_names_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    class Full:
+        def write(self, content: Any) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        def __enter__(self) -> "Full":
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+    monkeypatch.setattr("builtins.open", lambda *_: Full())
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        save_checkpoint(tmp_path / "last.pt", {"model": {"a": torch.zeros(1000)}})
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path / "last.pt"))
+
+
+@pytest.mark.parametrize("arch", ["alexnet", "vit_b_32"])
+def test_an_arch_that_takes_no_images_of_the_size_is_refused(arch: str):
+    with pytest.raises(UsageError, match=f"arch {arch}: takes no images of 32 x 32 px"):
+        check_size(make_model(arch, 4), arch, 32)
+
+
+def test_archs_with_heads_for_training_alone_give_one_tensor_of_logits():
+    model = make_model("googlenet", 4)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    check_size(model, "googlenet", 32)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert model.train()(torch.zeros(2, 3, 32, 32)).shape == (2, 4)

@@ -40,7 +40,8 @@ class Augmentation:
 
     standard     random crop resized (antialiased), horizontal flip
     additional   rotation by any angle, then standard, then colour jitter and vertical flip
-    autoaugment  standard, then the AutoAugment policy found on ImageNet
+    autoaugment  standard, then AutoAugment's policy for ImageNet, as torchvision has it (the released code's turns
+                 pictures one way alone and shears them along x bicubically)
     pad-crop     horizontal flip and a crop from the picture with 4 more pixels mirrored at each side
     none         shorter side to `size`, centre crop
     """

@@ -336,8 +336,9 @@ def _load(dataset: Dataset[Any], indices: range, workers: int, pin_memory: bool 
                 item = next(items)
             except StopIteration:
                 return
-            except RuntimeError as error:
-                if "DataLoader worker" not in str(error):
+            except (RuntimeError, OSError, EOFError) as error:
+                # What reading raised comes as a failure; the other errors are of the way to a worker that is gone.
+                if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
                     raise
                 raise GenintError(f"a loader worker was killed (out of memory?): {str(error)[:200]}") from error
             if isinstance(item, _Failure):
