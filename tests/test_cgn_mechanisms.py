@@ -10,7 +10,7 @@ from genint.pipeline.biggan.generator import make_random_generator
 from genint.pipeline.cgn.composition import compose
 from genint.pipeline.cgn.mechanisms import BigGanCgn, fold_cgn, load_cgn, make_random_cgn
 from genint.pipeline.cgn.mnist_form import MnistCgn, shuffle
-from genint.pipeline.cgn.saliency import load_saliency, make_saliency
+from genint.pipeline.cgn.saliency import fold_saliency, load_saliency, make_saliency
 from genint.pipeline.cgn.u2net import U2Net
 from pytorch_pretrained_biggan import BigGANConfig
 from torch import Tensor, nn
@@ -246,8 +246,11 @@ def test_u2net_has_the_published_names_and_size(tmp_path: Path) -> None:
     torch.save({k: v for k, v in names.items() if "num_batches" not in k}, path)
     saliency, _ = load_saliency(path)
     assert not any(p.requires_grad for p in saliency.parameters())
+    pictures = torch.rand(1, 3, 70, 50) * 2 - 1
     with torch.no_grad():
-        found = saliency(torch.rand(1, 3, 70, 50) * 2 - 1)
+        found = saliency(pictures)
+        folded = fold_saliency(saliency, torch.device("cpu"), torch.float32)(pictures)
+    torch.testing.assert_close(folded, found, atol=1e-4, rtol=0)
     assert found.shape == (1, 1, 70, 50)
     assert 0 < found.min() < found.max() < 1
 

@@ -18,7 +18,7 @@ from ..biggan.generator import PUBLISHED_CONFIGS, load_config, make_random_gener
 from ..networks.kernels import repeatable_kernels
 from ..networks.weights import fit_weights, load_weights
 from .mnist_form import MASK_RANGE, RESOLUTION, MnistCgn, one_hot
-from .saliency import Saliency, make_saliency
+from .saliency import Saliency, fold_saliency, make_saliency
 
 Form = Literal["biggan", "mnist"]
 MECHANISMS = ("shape", "texture", "background")
@@ -227,7 +227,7 @@ def fold_cgn(
 ) -> Cgn:
     """The mechanisms ready to render; of the BigGAN form with the batch-norm statistics of one truncation.
 
-    precision: of the generators; the small networks that make masks compute in fp32. batch_size: as in `fold`.
+    precision: of generators and saliency network; the MNIST form computes in fp32. batch_size: as in `fold`.
     """
     device = torch.device(device)
     networks = loaded.networks
@@ -237,7 +237,7 @@ def fold_cgn(
         fold(mechanism, truncation, batch_size=batch_size, precision=precision, device=device)
         for mechanism in (networks.f_shape, networks.f_text, networks.f_bg)
     )
-    saliency = copy.deepcopy(networks.saliency).to(device)
+    saliency = fold_saliency(networks.saliency, device, shape.dtype)
     return Cgn(loaded.facts, (shape, texture, background), saliency, shape.batch_size, device)
 
 
