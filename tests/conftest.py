@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -63,6 +64,23 @@ def run_main(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str])
 def run_cli(run_main: Callable[..., Result]) -> Callable[..., Result]:
     """Run `genint-pipeline` with arguments, in this process."""
     return partial(run_main, main)
+
+
+@pytest.fixture(scope="session")
+def find_children() -> Callable[[int, str], list[int]]:
+    """Ids of a process's children whose command line holds a text. From /proc: a bare Debian has no pgrep."""
+
+    def find(parent: int, command: str) -> list[int]:
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):  # ended meanwhile
+                # After the name, which may hold anything but ends with the last parenthesis: state, then the parent.
+                of = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+                if of == parent and command in (folder / "cmdline").read_text():
+                    found.append(int(folder.name))
+        return found
+
+    return find
 
 
 @pytest.fixture(scope="session")

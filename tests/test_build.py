@@ -59,14 +59,13 @@ def test_a_driver_killed_at_random_points_resumes_to_identical_bytes(tmp_path, t
     assert not leftovers(out)
 
 
-def test_a_killed_worker_is_replaced_and_counted(tmp_path, tiny_recipe, reference):
+def test_a_killed_worker_is_replaced_and_counted(tmp_path, tiny_recipe, reference, find_children):
     out = tmp_path / "dataset"
     build = subprocess.Popen([*DRIVER, tiny_recipe, "--out", out, "--workers", "2"], stderr=subprocess.PIPE, text=True)
     while not list(out.glob("records/*/0000/*.json")):
         assert build.poll() is None
         time.sleep(0.002)
-    children = subprocess.run(["pgrep", "-P", str(build.pid), "-f", "spawn_main"], capture_output=True, text=True)
-    os.kill(int(children.stdout.split()[0]), signal.SIGKILL)
+    os.kill(find_children(build.pid, "spawn_main")[0], signal.SIGKILL)
     _, err = build.communicate()
     assert build.returncode == 0, err
     assert sums(out) == sums(reference)
