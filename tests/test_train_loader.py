@@ -4,7 +4,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -203,11 +202,12 @@ def test_stopping_early_ends_the_workers(streams: list[TrainStream]) -> None:
     for _ in range(2):
         batches = make_loader(streams, workers=2).steps(0, 1_000_000)
         next(batches)
-        assert len(multiprocessing.active_children()) == 2
-        started = time.monotonic()
+        workers = multiprocessing.active_children()
+        assert len(workers) == 2
         batches.close()
         assert not multiprocessing.active_children()
-        assert time.monotonic() - started < 4
+        # They ended by themselves: torch waits five seconds, and then terminates.
+        assert [worker.exitcode for worker in workers] == [0, 0]
 
 
 def test_signals_to_the_group_leave_the_workers_to_the_main_process(streams: list[TrainStream]) -> None:
