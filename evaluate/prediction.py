@@ -16,13 +16,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from ..manifests.console import ProgressDisplay
-from ..manifests.errors import FormatError, GenintError, UsageError
+from ..manifests.errors import GenintError, UsageError
 from ..manifests.pictures import damage_named, decode_picture
 from ..manifests.shard import sync_folder
 from ..train.checkpoint import Classifier, Preprocessing
+from ..train.workers import load_items
 from .metrics.accuracy import Hits, topk_hits
 from .test_sets.test_set import TestSet
 
@@ -81,27 +82,22 @@ def predict(
     allowed = _allowed(test_set, classes, len(classifier.class_names), device)
     images = _Batches(test_set, classifier.preprocessing, classes, batch_size)
     on_gpu = torch.device(device).type == "cuda"
-    loader = DataLoader(
-        images, batch_size=None, num_workers=workers, collate_fn=_as_is, pin_memory=on_gpu,
-        prefetch_factor=PREFETCH if workers else None,
-    )  # fmt: skip
+    batches = load_items(images, range(len(images)), workers, on_gpu, PREFETCH)
     top5: list[Tensor] = []
     labels: list[NDArray[np.int32]] = []
     finite = torch.ones((), dtype=torch.bool, device=device)
     done = 0
     with torch.inference_mode(), torch.autocast(torch.device(device).type, torch.bfloat16, precision == "bf16"):
-        for batch in loader:
-            if isinstance(batch, str):
-                raise FormatError(f"{test_set.name}: {batch}")
-            pictures, own = batch
-            logits = model(classifier.preprocessing.normalize(pictures.to(device, non_blocking=True))).float()
+        for batch in batches:
+            pictures = batch.pictures.to(device, non_blocking=True)
+            logits = model(classifier.preprocessing.normalize(pictures)).float()
             finite &= torch.isfinite(logits).all()
             if allowed is not None:
                 logits = logits.masked_fill(~allowed, -torch.inf)
             # Left on the device until the end: fetching a result would wait for it.
             top5.append(_likeliest(logits))
-            labels.append(own)
-            done += len(own)
+            labels.append(batch.labels)
+            done += len(batch.labels)
             if progress:
                 progress(done)
     if not finite.item():
@@ -216,9 +212,23 @@ class CacheEntry:
             temporary.unlink(missing_ok=True)
 
 
+@dataclass(frozen=True, eq=False)
+class _Batch:
+    """uint8 images [B, 3, H, W] and their labels [B, M]; -1 fills rows of fewer."""
+
+    pictures: Tensor
+    labels: NDArray[np.int32]
+
+    def tensors(self) -> list[Tensor]:
+        return [self.pictures]
+
+    def pin_memory(self) -> "_Batch":
+        return _Batch(self.pictures.pin_memory(), self.labels)
+
+
 @dataclass(frozen=True)
-class _Batches(Dataset[tuple[Tensor, NDArray[np.int32]] | str]):
-    """Batches of a test set: uint8 images [B, 3, H, W] and labels [B, M], or what is wrong with one of them."""
+class _Batches(Dataset[_Batch]):
+    """Batches of a test set."""
 
     test_set: TestSet
     preprocessing: Preprocessing
@@ -228,21 +238,17 @@ class _Batches(Dataset[tuple[Tensor, NDArray[np.int32]] | str]):
     def __len__(self) -> int:
         return -(-len(self.test_set) // self.batch_size)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, NDArray[np.int32]] | str:
+    def __getitem__(self, index: int) -> _Batch:
         start = index * self.batch_size
         positions = range(start, min(start + self.batch_size, len(self.test_set)))
         transform = self.test_set.transform(self.preprocessing)
         pictures, labels = [], []
         for position in positions:
-            # As text: an exception would arrive from a worker with its traceback in the message.
-            try:
-                content = self.test_set.read(position)
-                with damage_named(self.test_set.key(position)):
-                    pictures.append(transform(decode_picture(content)))
-                labels.append(self.test_set.labels(position))
-            except (GenintError, OSError) as error:
-                return str(error)
-        return torch.stack(pictures), self._pad(labels)
+            content = self.test_set.read(position)
+            with damage_named(f"{self.test_set.name}: {self.test_set.key(position)}"):
+                pictures.append(transform(decode_picture(content)))
+            labels.append(self.test_set.labels(position))
+        return _Batch(torch.stack(pictures), self._pad(labels))
 
     def _pad(self, labels: list[tuple[int, ...]]) -> NDArray[np.int32]:
         width = max(map(len, labels))
@@ -265,10 +271,6 @@ def _allowed(test_set: TestSet, classes: NDArray[np.int32], count: int, device: 
     allowed = torch.zeros(count, dtype=torch.bool)
     allowed[torch.from_numpy(classes[list(test_set.allowed)]).long()] = True
     return allowed.to(device)
-
-
-def _as_is(batch: Any) -> Any:
-    return batch
 
 
 def _digest(value: Any) -> str:

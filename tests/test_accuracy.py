@@ -1,7 +1,9 @@
 """Accuracy, intervals, corruption errors, predictions and the paper's numbers, against numbers worked out by hand."""
 
 import io
+import multiprocessing
 import os
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -205,6 +207,21 @@ def test_interrupted_evaluation_goes_on_where_it_was(tmp_path: Path) -> None:
     for (_, earlier), (_, later) in zip(before, after[:4], strict=True):
         assert np.array_equal(earlier.top5, later.top5) and np.array_equal(earlier.labels, later.labels)
     assert not list(tmp_path.glob("*.tmp.*"))
+
+
+def test_a_killed_worker_and_a_temporary_folder_without_sockets_are_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def kill(_done: int) -> None:
+        for worker in multiprocessing.active_children():
+            os.kill(worker.pid or 0, signal.SIGKILL)
+
+    with pytest.raises(GenintError, match="loader worker was killed") as caught:
+        predict(classifier(Oracle()), Pictures(count=4000), batch_size=4, workers=1, progress=kill)
+    assert "\n" not in str(caught.value)
+    monkeypatch.setitem(multiprocessing.current_process()._config, "tempdir", str(tmp_path / ("x" * 120)))  # type: ignore[attr-defined]
+    with pytest.raises(GenintError, match=r"socket in the temporary folder: .*; set TMPDIR to a shorter path"):
+        predict(classifier(Oracle()), Pictures(), workers=1)
 
 
 def test_cache_is_for_one_checkpoint_set_protocol_and_precision(tmp_path: Path) -> None:

@@ -1,23 +1,15 @@
 """Batches of steps, read, decoded and augmented by worker processes."""
 
-import os
-import signal
-import threading
-import warnings
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Listener
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import Dataset
 
-from ..manifests.console import format_bytes
-from ..manifests.errors import FormatError, GenintError, UsageError
+from ..manifests.errors import FormatError, UsageError
 from ..manifests.pictures import damage_named, decode_picture
 from ..manifests.randomness import random_words
 from .augmentation import WORDS, Augmentation
@@ -25,6 +17,7 @@ from .checkpoint import Preprocessing
 from .run import UnreadableImage
 from .steps import StreamOrder, rank_slice
 from .streams import Images, TrainStream
+from .workers import load_items
 
 # Of neighbours that may stand in for an unreadable image: more in a row are no accident.
 MOST_IN_A_ROW = 20
@@ -107,7 +100,7 @@ class StepLoader:
 
     def steps(self, start: int, stop: int) -> Generator[StepBatch, None, None]:
         """Batches of the steps start..stop, in order. Raises what reading raised, in a worker or here."""
-        yield from _load(self._steps, range(start, stop), self._workers, self._pin_memory)
+        yield from load_items(self._steps, range(start, stop), self._workers, self._pin_memory)
 
     def step_keys(self, step: int, stream: str) -> list[str]:
         """Names of this rank's samples of a stream in a step, for messages."""
@@ -133,17 +126,10 @@ def evaluation_batches(
     chosen = range(len(images)) if positions is None else positions
     batches = [chosen[start : start + batch_size] for start in range(0, len(chosen), batch_size)]
     prepared = _Prepared(images, preprocessing, batches, verify, left_out is not None)
-    for batch in _load(prepared, range(len(batches)), workers):
+    for batch in load_items(prepared, range(len(batches)), workers):
         if left_out is not None and batch.left_out:
             left_out(batch.left_out)
         yield batch.images, batch.labels
-
-
-@dataclass(frozen=True, eq=False)
-class _Failure:
-    """What a worker could not do. Returned, because the DataLoader wraps what is raised in its own traceback."""
-
-    error: GenintError | OSError
 
 
 class _StreamSteps:
@@ -273,125 +259,6 @@ class _Prepared(Dataset[_EvaluationBatch]):
             torch.stack([image for image, _ in pairs]) if pairs else torch.empty((0, 3, side, side), dtype=torch.uint8)
         )
         return _EvaluationBatch(images, torch.tensor([label for _, label in pairs], dtype=torch.int64), tuple(found))
-
-
-class _Handed(Dataset[Any]):
-    """Items of a dataset, or what kept a worker from them. In a worker they are put into shared memory here, where a
-    lack of it can be told: the queue's own thread would lose the item, and the run would wait for it."""
-
-    def __init__(self, dataset: Dataset[Any]) -> None:
-        self._dataset = dataset
-
-    def __getitem__(self, index: int) -> Any:
-        try:
-            item = self._dataset[index]
-        except (GenintError, OSError) as error:
-            return _Failure(error)
-        if get_worker_info() is None:
-            return item
-        tensors = item.tensors()
-        try:
-            for tensor in tensors:
-                tensor.share_memory_()
-        except RuntimeError as error:
-            size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-            return _Failure(
-                GenintError(
-                    f"a loader worker finds no shared memory for a batch of {format_bytes(size)} ({_shared_memory()}): "
-                    f"{str(error).splitlines()[0][:200]}; give more (docker run --shm-size 2g), or use --workers 0"
-                )
-            )
-        return item
-
-
-def _shared_memory() -> str:
-    try:
-        found = os.statvfs("/dev/shm")
-    except OSError:
-        return "no /dev/shm"
-    free, size = found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
-    return f"/dev/shm: {format_bytes(free)} of {format_bytes(size)} free"
-
-
-def _load(dataset: Dataset[Any], indices: range, workers: int, pin_memory: bool = False) -> Iterator[Any]:
-    """Items of a dataset in order, by workers or here. Raises what a `_Failure` holds."""
-    if workers:
-        _check_sockets()
-    with _quiet(), _child_signals_kept():
-        loader: DataLoader[Any] = DataLoader(
-            _Handed(dataset),
-            batch_size=None,
-            sampler=indices,
-            num_workers=workers,
-            worker_init_fn=_start_worker,
-            collate_fn=_as_it_is,
-            pin_memory=pin_memory,
-            # A generator of its own: seeding workers would else draw from the one that the model draws from.
-            generator=torch.Generator(),
-        )
-        items = iter(loader)
-    try:
-        while True:
-            try:
-                item = next(items)
-            except StopIteration:
-                return
-            except (RuntimeError, OSError, EOFError) as error:
-                # What reading raised comes as a failure; the other errors are of the way to a worker that is gone.
-                if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
-                    raise
-                raise GenintError(f"a loader worker was killed (out of memory?): {str(error)[:200]}") from error
-            if isinstance(item, _Failure):
-                raise item.error
-            yield item
-    finally:
-        del items  # ends the workers
-
-
-def _check_sockets() -> None:
-    """Raise GenintError where workers could hand nothing over: batches go by a socket in the temporary folder."""
-    try:
-        Listener(family="AF_UNIX").close()
-    except OSError as error:
-        raise GenintError(
-            f"loader workers need a socket in the temporary folder: {error}; set TMPDIR to a shorter path, or use "
-            "--workers 0"
-        ) from error
-
-
-@contextmanager
-def _child_signals_kept() -> Iterator[None]:
-    """Leave SIGCHLD as it is: torch's handler raises wherever the main thread is, in the middle of an update too. The
-    loss of a worker is seen at the next batch anyway, within seconds."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGCHLD)
-    try:
-        yield
-    finally:
-        torchs = getattr(before, "__module__", "").startswith("torch.")  # of a loader elsewhere in this process
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL if before is None or torchs else before)
-
-
-def _start_worker(worker: int) -> None:
-    """In a worker: leave it to the main process to stop at a signal, which a terminal or scheduler sends to all."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    with warnings.catch_warnings():
-        # How many workers is the user's choice.
-        warnings.filterwarnings("ignore", message="This DataLoader will create")
-        # Python 3.12 on: torch's threads are idle and workers do not use them.
-        warnings.filterwarnings("ignore", category=DeprecationWarning, message=".*fork")
-        yield
-
-
-def _as_it_is(item: Any) -> Any:
-    return item
 
 
 def _pin(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
