@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..manifests.console import LONGEST_MESSAGE, exit_codes
+from ..manifests.console import LONGEST_MESSAGE, command_arguments, exit_codes
 from ..manifests.errors import UsageError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def main() -> None:
     """Run the command line; a user's mistake is one line and an exit code, never a traceback."""
     with exit_codes():
         try:
-            cli(standalone_mode=False)
+            cli(command_arguments(), standalone_mode=False)
         except click.ClickException as error:
             if len(error.format_message()) > LONGEST_MESSAGE:
                 raise UsageError(error.format_message()) from error

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import NoReturn, Self
 
-from .errors import GenintError, UsageError, shorten
+from .errors import GenintError, UsageError, mask_credentials, shorten
 
 PLAIN_EVERY = 10.0  # seconds between plain lines
 LONGEST_MESSAGE = 2000  # characters
@@ -48,8 +48,13 @@ def exit_codes() -> Iterator[None]:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def command_arguments() -> list[str]:
+    """The command's arguments, with `~` expanded as shells do, and where they do not: after `=`, as in --out=~/run."""
+    return ["=".join(os.path.expanduser(part) for part in argument.split("=")) for argument in sys.argv[1:]]
+
+
 def _end(message: str, code: int) -> NoReturn:
-    print(f"error: {shorten(message, LONGEST_MESSAGE)}", file=sys.stderr)
+    print(f"error: {shorten(mask_credentials(message), LONGEST_MESSAGE)}", file=sys.stderr)
     sys.exit(code)
 
 

@@ -1,5 +1,7 @@
 """What goes wrong through no fault of the code: errors whose message is for the user."""
 
+import re
+
 
 class GenintError(Exception):
     """Work that could not be done; the command line prints the message and exits with 1."""
@@ -15,6 +17,16 @@ class RecipeError(UsageError):
 
 class FormatError(GenintError):
     """A file that is not what its name promises: truncated, altered or of another format."""
+
+
+# Of a URL: user and password before the host (a port is none), and a query, where signatures stand.
+USER_INFO = re.compile(r"(?<=://)(?:[^\s/@]+|[^\s/@:]+:(?!\d+/)[^\s@]+)@")
+QUERY = re.compile(r"(://[^\s?#'\"]*\?)[^\s#'\"]*[^\s#'\",:;.)]")
+
+
+def mask_credentials(text: str) -> str:
+    """A text as it may be shown: user info and queries of the URLs in it are left out."""
+    return QUERY.sub(r"\1***", USER_INFO.sub("***@", text))
 
 
 def shorten(value: object, limit: int = 120) -> str:

@@ -138,9 +138,7 @@ class StreamSamples:
             self._checked[shard] = 1
 
     def _fetch(self, name: str, member: Member) -> bytes:
-        with self.storage.open(name) as file:
-            file.seek(member.offset)
-            content = file.read(member.size)
+        content = self.storage.read_range(name, member.offset, member.size)
         if len(content) != member.size:
             raise FormatError(f"{len(content)} of {member.size} bytes at offset {member.offset}")
         return content

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..manifests.console import LONGEST_MESSAGE, exit_codes
-from ..manifests.errors import GenintError, UsageError, shorten
+from ..manifests.console import LONGEST_MESSAGE, command_arguments, exit_codes
+from ..manifests.errors import GenintError, UsageError, mask_credentials, shorten
 
 if TYPE_CHECKING:
     from ..manifests.dataset import Dataset
@@ -37,7 +37,7 @@ def main() -> None:
     """Run the command line; a user's mistake is one line and an exit code, never a traceback."""
     with exit_codes():
         try:
-            cli(standalone_mode=False)
+            cli(command_arguments(), standalone_mode=False)
         except click.ClickException as error:
             if len(error.format_message()) > LONGEST_MESSAGE:
                 raise UsageError(error.format_message()) from error
@@ -264,7 +264,7 @@ def _end_at_once(message: str) -> None:
 
 
 def _this_command() -> str:
-    return shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]])
+    return mask_credentials(shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]]))
 
 
 def _print_estimate(ingredients: "Ingredients", storage: "Storage", device: str, names: list[str]) -> None:

@@ -2,13 +2,18 @@
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from genint.evaluate.cli import main as evaluate_main
 from genint.manifests.console import LONGEST_MESSAGE, exit_codes
 from genint.manifests.errors import FormatError, RecipeError, UsageError, shorten
 from genint.manifests.recipe import load_recipe
 from genint.manifests.toml import parse_toml
+from genint.pipeline.cli import main as pipeline_main
+from genint.train.cli import main as train_main
 from genint.train.configuration import load_configuration
 
 MILLION = "x" * 1_000_000
@@ -90,3 +95,18 @@ def test_recipes_and_presets_refuse_hostile_values_in_short(value: str, tmp_path
         with pytest.raises((kind, OSError)) as refused:
             load()
         assert refused.type is not kind or len(str(refused.value)) < LONGEST_MESSAGE
+
+
+@pytest.mark.parametrize("main", [pipeline_main, train_main, evaluate_main])
+def test_tilde_is_the_home_in_every_option(
+    main: Callable[[], None], run_main: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    words = {
+        "pipeline": ["build-shards", "~/recipe.toml"],
+        "train": ["--preset=mini-erm", "--imagenet=~/photos"],
+        "evaluate": ["run", "--checkpoint", "first=~/run", "--folder", "~/photos", "--out=~/report"],
+    }[main.__module__.split(".")[1]]
+    result = run_main(main, *words)
+    assert result.exit_code == 2
+    assert f"{tmp_path}/home/" in result.err and "~" not in result.err

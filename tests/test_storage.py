@@ -3,11 +3,12 @@
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import fsspec
 import pytest
-from genint.manifests.errors import FormatError, UsageError
+from fsspec.implementations.memory import MemoryFileSystem
+from genint.manifests.errors import FormatError, GenintError, UsageError, mask_credentials
 from genint.manifests.shard import sha256_of_file
 from genint.manifests.storage import Storage
 from genint.pipeline.cli import cli
@@ -122,6 +123,92 @@ def test_paths_that_leave_the_dataset_are_refused(storage: Storage, name: str) -
     with pytest.raises(FormatError, match="leaves the dataset folder"):
         storage.remove(name)
     assert storage.list() == []
+
+
+# A bucket that does not answer.
+
+
+class Flaky(MemoryFileSystem):
+    """A memory whose connection fails so many times."""
+
+    failures: ClassVar[int] = 0
+
+    def cat_file(self, path: str, start: int | None = None, end: int | None = None, **options: Any) -> bytes:
+        if Flaky.failures:
+            Flaky.failures -= 1
+            raise ConnectionResetError(104, "Connection reset by peer")
+        content: bytes = super().cat_file(path, start, end, **options)
+        return content
+
+
+@pytest.fixture
+def flaky(monkeypatch: pytest.MonkeyPatch) -> Storage:
+    monkeypatch.setattr("genint.manifests.storage.WAITS", (0, 0))
+    storage = Storage(f"memory://{uuid.uuid4().hex}")
+    storage._fs = Flaky()
+    storage.write("a.bin", b"12345")
+    return storage
+
+
+def test_a_connection_that_comes_back_is_waited_for(flaky: Storage, caplog: pytest.LogCaptureFixture) -> None:
+    Flaky.failures = 2
+    assert flaky.read("a.bin") == b"12345"
+    assert [record.message for record in caplog.records] == [
+        f"{flaky}/a.bin: [Errno 104] Connection reset by peer; trying again in 0 s"
+    ] * 2
+    assert flaky.read_range("a.bin", 1, 3) == b"234"
+
+
+def test_a_lost_connection_is_one_line(flaky: Storage) -> None:
+    Flaky.failures = 99
+    with pytest.raises(GenintError, match=rf"^{flaky}/a\.bin: \[Errno 104\] Connection reset by peer$"):
+        flaky.read("a.bin")
+    assert Flaky.failures == 96
+    fresh = Storage(flaky.url)
+    fresh._fs = flaky._fs
+    with pytest.raises(GenintError, match="Connection reset"):
+        fresh.read("a.bin")
+    assert Flaky.failures == 95  # what never answered is not asked again
+    Flaky.failures = 0
+
+
+@pytest.mark.parametrize("credentials", [False, True])
+def test_a_bucket_out_of_reach_is_one_line(
+    run_cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, credentials: bool
+) -> None:
+    pytest.importorskip("s3fs")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "x") if credentials else monkeypatch.delenv(name, raising=False)
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    result = run_cli("status", "s3://bucket/x")
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    reason = "Could not connect to the endpoint" if credentials else "Unable to locate credentials"
+    assert (result.exit_code, result.err.count("\n")) == (1, 1)
+    assert result.err.startswith(f"error: s3://bucket/x/records/plan.json: {reason}")
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://someone:topsecret@127.0.0.1:9/x", "https://***@127.0.0.1:9/x"),
+        ("https://topsecret@127.0.0.1:9/x", "https://***@127.0.0.1:9/x"),
+        ("https://127.0.0.1:9/x?X-Amz-Signature=topsecret", "https://127.0.0.1:9/x/records/plan.json?***:"),
+        ("s3://key:topsec/ret@bucket/x", "s3://***@bucket/x: credentials do not belong into the URL of a bucket"),
+    ],
+)
+def test_credentials_of_urls_are_not_shown(run_cli: Callable[..., Any], url: str, shown: str) -> None:
+    result = run_cli("status", url)
+    assert result.exit_code and result.err.count("\n") == 1
+    assert shown in result.err and "topsec" not in result.err
+
+
+def test_locations_without_credentials_are_shown_whole() -> None:
+    for url in ("https://host:8080/a@b/c", "s3://bucket/a@b", "a user@host /x?", "memory://x/y"):
+        assert mask_credentials(f"error: {url}: no") == f"error: {url}: no"
 
 
 # Where.

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..manifests.console import LONGEST_MESSAGE, exit_codes
-from ..manifests.errors import UsageError
+from ..manifests.console import LONGEST_MESSAGE, command_arguments, exit_codes
+from ..manifests.errors import UsageError, mask_credentials
 
 if TYPE_CHECKING:
     from .configuration import Configuration
@@ -26,7 +26,7 @@ def main() -> None:
     """Run the command line; a user's mistake is one line and an exit code, never a traceback."""
     with exit_codes():
         try:
-            code = train(standalone_mode=False)
+            code = train(command_arguments(), standalone_mode=False)
         except click.ClickException as error:
             if len(error.format_message()) > LONGEST_MESSAGE:
                 raise UsageError(error.format_message()) from error
@@ -210,7 +210,7 @@ def _command() -> str:
         nodes = int(os.environ["WORLD_SIZE"]) // int(processes)
         words = ["torchrun", *(["--nnodes", str(nodes)] if nodes > 1 else []), "--nproc-per-node", processes,
                  "--no-python", *words]  # fmt: skip
-    return shlex.join(words)
+    return mask_credentials(shlex.join(words))
 
 
 def _describe(configuration: "Configuration", inputs: "Inputs") -> None:

@@ -27,9 +27,7 @@ class StreamReader:
         if members is None:
             return None
         member = members[stream.extension]
-        with self._storage.open(shard_name(stream.name, shard_index)) as shard:
-            shard.seek(member.offset)
-            return shard.read(member.size)
+        return self._storage.read_range(shard_name(stream.name, shard_index), member.offset, member.size)
 
     def _read_index(self, shard_index: int) -> Index:
         name = shard_name(self._plan.stream.name, shard_index).removesuffix(".tar") + ".idx"
