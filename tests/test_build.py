@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -208,7 +209,8 @@ def test_a_full_disk_is_one_line_and_resumes_cleanly(tmp_path, tiny_recipe, run_
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(disk)]
-    if os.geteuid() != 0 or subprocess.run(mount, stderr=subprocess.DEVNULL).returncode != 0:
+    able = os.geteuid() == 0 and shutil.which("mount") is not None
+    if not able or subprocess.run(mount, stderr=subprocess.DEVNULL).returncode != 0:
         pytest.skip("a small tmpfs needs the right to mount")
     try:
         out = disk / "dataset"

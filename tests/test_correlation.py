@@ -49,8 +49,9 @@ def test_the_network_sees_what_a_linear_classifier_cannot() -> None:
     labels = (z[:, 0] * z[:, 1] > 0).astype(np.int64)
     settings = CorrelationSettings((2,), subsets=1, epochs=30)
     result = correlate("xor", z[:800], labels[:800], z[800:], labels[800:], 2, settings)[0]
-    assert result.correlation > 1.8
-    assert result.linear < 1.2
+    # 1.95 to 1.96 and 1.01 to 1.17 over four seeds.
+    assert result.correlation > 1.7
+    assert result.linear < 1.4
 
 
 def test_subsets_of_classes_are_the_same_for_every_distribution() -> None:
@@ -92,7 +93,8 @@ def test_the_predictor_reads_a_nuisance_off_images_of_latents_it_has_not_seen() 
     predictor = fit_predictor(images, brightness[:, None], groups, Preprocessing(None, 16), settings)
     assert torch.equal(state, torch.get_rng_state())
     assert (predictor.trained_on, predictor.held_out) == (180, 60)
-    assert predictor.r2[0] > 0.5
+    # 0.54 to 0.72 over four seeds; nothing is read at 0.
+    assert predictor.r2[0] > 0.2
     assert not any(p.requires_grad for p in predictor.model.parameters())
     assert read_nuisances(predictor, images[:5]).shape == (5, 1)
 
