@@ -1,10 +1,12 @@
 """Kernels that decide pixels are the same whatever the process was told before."""
 
+import json
 from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 from genint.pipeline.networks.kernels import SETTINGS, repeatable_kernels
+from genint.pipeline.shards.environment import describe_environment
 
 
 def read() -> list[object]:
@@ -51,3 +53,12 @@ def test_settings_come_back_after_an_error() -> None:
     with pytest.raises(ZeroDivisionError), repeatable_kernels():
         raise ZeroDivisionError
     assert read() == before
+
+
+def test_environment_of_a_cpu_says_nothing_of_cuda_and_keeps_its_id() -> None:
+    found = describe_environment("cpu")
+    assert json.loads(found.to_json()).keys() == {
+        "device", "genint", "libjpeg_turbo", "numpy", "pillow", "python", "torch"
+    }  # fmt: skip
+    of_gpus = [found.model_copy(update={"cuda": "13.0", "cudnn": version}) for version in ("91301", "91400")]
+    assert len({environment.id for environment in (found, *of_gpus)}) == 3
