@@ -215,6 +215,15 @@ def test_pictures_follow_their_generator_alone(corruption: str, height: int, wid
     assert clean.tobytes() == before.tobytes()
 
 
+@pytest.mark.parametrize("value", [0, 255])
+@pytest.mark.parametrize("corruption", CORRUPTIONS)
+def test_pictures_of_one_value_stay_pictures(corruption: str, value: int) -> None:
+    # Warnings are errors here: nothing is divided by zero.
+    for severity in SEVERITIES:
+        made = apply(np.full((32, 32, 3), value, np.uint8), corruption, severity, RandomState(severity))
+        assert made.dtype == np.uint8 and made.shape == (32, 32, 3)
+
+
 # As published, not all are of one kind that grows: less saturation and then more, a warp that is smooth and one that is
 # not, more frost and then a darker picture, water and then mud; fewer flakes that are larger; pixels moved less often.
 KINDS = {
