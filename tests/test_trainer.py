@@ -187,7 +187,8 @@ def test_a_loss_that_is_not_finite_stops_before_the_update_and_names_the_images(
     loader = make_loader(
         configuration, plan_stages(configuration, open_inputs(configuration, [str(reference)]))[0], CPU, Settings()
     )
-    assert told["keys"] == {name: loader.step_keys(step, name) for name in ("natural", "interventional")}
+    for name in ("natural", "interventional"):
+        assert told["keys"][name] == ["/".join(Path(key).parts[-2:]) for key in loader.step_keys(step, name)]
     assert len(told["keys"]["natural"]) == 8
 
 

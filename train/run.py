@@ -138,13 +138,19 @@ class LeftOutImages:
                 new.append(image)
         if new:
             with open(self.path, "ab") as file:
-                file.write(b"".join(json.dumps(asdict(image)).encode() + b"\n" for image in new))
+                lines = [json.dumps({**asdict(image), "key": without_place(image.key)}) for image in new]
+                file.write("".join(f"{line}\n" for line in lines).encode())
         return new
 
 
 def _short(value: Any) -> str:
     text = "absent" if value is None else json.dumps(value, sort_keys=True)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def without_place(key: str) -> str:
+    """The name of a sample without the folders that it lies in but the last, which are nobody's business."""
+    return "/".join(key.split("/")[-2:])
 
 
 def replace_text(path: Path, content: bytes) -> None:

@@ -28,7 +28,7 @@ from .loader import StepLoader, UnreadableImageError
 from .metrics import Interval, Metrics
 from .plan import StagePlan, augmentation_name, plan_stages
 from .resume import load_optimizer, read_training
-from .run import LeftOutImages, RunFolder, UnreadableImage
+from .run import LeftOutImages, RunFolder, UnreadableImage, without_place
 from .state_dicts import find_weights
 
 VALIDATION_BATCH = 256
@@ -419,8 +419,9 @@ def not_finite(
     keys = {stream.name: loader.step_keys(step, stream.name) for stream in plan.streams}
     of_rank = f"-rank-{ranks.rank}" if ranks.world_size > 1 else ""
     path = folder / f"not-finite-step-{step:08d}{of_rank}.json"
+    named = {name: [without_place(key) for key in of] for name, of in keys.items()}
     path.write_text(
-        json.dumps({"step": step, "losses": {k: str(v) for k, v in losses.items()}, "keys": keys}, indent=1)
+        json.dumps({"step": step, "losses": {k: str(v) for k, v in losses.items()}, "keys": named}, indent=1)
     )
     found = ", ".join(f"{term} {loss:.4g}" for term, loss in losses.items())
     first = "; ".join(f"{name}: {', '.join(of[:2])}, ... ({len(of)})" for name, of in keys.items() if of)

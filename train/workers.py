@@ -81,7 +81,7 @@ def load_items(
     """
     if workers:
         _check_sockets()
-    with _quiet(), _child_signals_kept():
+    with _quiet(), _child_signals_kept(), _start_named():
         loader: DataLoader[Any] = DataLoader(
             _Handed(dataset),
             batch_size=None,
@@ -121,6 +121,17 @@ def _check_sockets() -> None:
         raise GenintError(
             f"loader workers need a socket in the temporary folder: {error}; set TMPDIR to a shorter path, or use "
             "--workers 0"
+        ) from error
+
+
+@contextmanager
+def _start_named() -> Iterator[None]:
+    """What keeps workers from starting, as GenintError: no room for semaphores, too many processes or open files."""
+    try:
+        yield
+    except OSError as error:
+        raise GenintError(
+            f"loader workers cannot start: {error.strerror or error} ({_shared_memory()}); use --workers 0"
         ) from error
 
 
