@@ -32,7 +32,8 @@ Progress = Callable[[int], None]
 
 TOP: Final = 5
 # Of what is kept: entries of another one are made again.
-CACHE_VERSION: Final = 2
+CACHE_VERSION: Final = 3
+KEPT: Final = ("top5", "labels", "confidence", "log_likelihood")
 MAX_PIXELS: Final = 178_956_970  # Pillow's own limit, at which it only warns
 # Batches that each worker holds ready.
 PREFETCH: Final = 2
@@ -44,10 +45,14 @@ class Predictions:
 
     top5: [N, 5] classes of the classifier, likeliest first; -1 where it has fewer.
     labels: [N, M] classes of the classifier that count as right; -1 fills rows of images that have fewer.
+    confidence: [N] probability of the likeliest class.
+    log_likelihood: [N] log probability of the right labels together.
     """
 
     top5: NDArray[np.int32]
     labels: NDArray[np.int32]
+    confidence: NDArray[np.float32]
+    log_likelihood: NDArray[np.float32]
 
     def __len__(self) -> int:
         return len(self.top5)
@@ -84,6 +89,7 @@ def predict(
     on_gpu = torch.device(device).type == "cuda"
     batches = load_items(images, range(len(images)), workers, on_gpu, PREFETCH)
     top5: list[Tensor] = []
+    sure: list[Tensor] = []
     labels: list[NDArray[np.int32]] = []
     finite = torch.ones((), dtype=torch.bool, device=device)
     done = 0
@@ -96,6 +102,7 @@ def predict(
                 logits = logits.masked_fill(~allowed, -torch.inf)
             # Left on the device until the end: fetching a result would wait for it.
             top5.append(_likeliest(logits))
+            sure.append(_log_probabilities(logits, torch.from_numpy(batch.labels).to(device)))
             labels.append(batch.labels)
             done += len(batch.labels)
             if progress:
@@ -104,7 +111,8 @@ def predict(
         raise GenintError(f"{test_set.name}: {classifier.name} gives logits that are not finite")
     width = max(own.shape[1] for own in labels)
     padded = [np.pad(own, ((0, 0), (0, width - own.shape[1])), constant_values=-1) for own in labels]
-    return Predictions(torch.cat(top5).cpu().numpy(), np.concatenate(padded))
+    confidence, likelihood = torch.cat(sure, dim=1).cpu().numpy()
+    return Predictions(torch.cat(top5).cpu().numpy(), np.concatenate(padded), np.exp(confidence), likelihood)
 
 
 def predict_sets(
@@ -189,16 +197,16 @@ class CacheEntry:
         """What was saved; None where there is nothing, or nothing whole."""
         try:
             with open(self.path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-                found = Predictions(arrays["top5"], arrays["labels"])
+                found = Predictions(*(arrays[name] for name in KEPT))
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None
-        return found if len(found) == len(found.labels) == self.count else None
+        return found if {len(getattr(found, name)) for name in KEPT} == {self.count} else None
 
     def save(self, found: Predictions) -> None:
         """Put predictions in place, whole or not at all."""
         buffer = io.BytesIO()
         identity = np.array(json.dumps(self.identity, sort_keys=True))
-        np.savez_compressed(buffer, top5=found.top5, labels=found.labels, identity=identity)
+        np.savez_compressed(buffer, identity=identity, **{name: getattr(found, name) for name in KEPT})
         self.path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.path.with_name(f"{self.path.name}.tmp.{uuid.uuid4().hex}")
         try:
@@ -263,6 +271,13 @@ def _likeliest(logits: Tensor) -> Tensor:
     values, indices = logits.topk(min(TOP, logits.shape[1]), dim=1)
     found = indices.int().masked_fill(values == -torch.inf, -1)
     return torch.nn.functional.pad(found, (0, TOP - found.shape[1]), value=-1)
+
+
+def _log_probabilities(logits: Tensor, labels: Tensor) -> Tensor:
+    """Log probability of the likeliest class and of the labels [N, M] together, [2, N]; -1 is no label."""
+    log_p = logits.log_softmax(1)
+    of_labels = log_p.gather(1, labels.long().clamp_min(0)).masked_fill(labels < 0, -torch.inf)
+    return torch.stack([log_p.amax(1), of_labels.logsumexp(1)])
 
 
 def _allowed(test_set: TestSet, classes: NDArray[np.int32], count: int, device: str | torch.device) -> Tensor | None:

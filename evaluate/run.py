@@ -14,6 +14,7 @@ from ..train.checkpoint import Classifier, known_archs, load_classifier
 from .corrupt import corrupt
 from .metrics.accuracy import accuracy
 from .metrics.bootstrap import paired_bootstrap
+from .metrics.calibration import calibration_error, negative_log_likelihood
 from .metrics.corruption_error import ALEXNET_ERRORS, TEST_CORRUPTIONS, ce, mce, mean_error, relative_mce
 from .prediction import Cache, Precision, Predictions, match_classes, predict_sets
 from .report.results import (
@@ -147,6 +148,8 @@ def measure(
                 Accuracy(
                     candidate.name, test_set.name, test_set.protocol, test_set.marked, test_set.digest(), top1.count,
                     top1.value, (top1.low, top1.high), top5.value, (top5.low, top5.high), key,
+                    calibration_error(predictions.confidence, predictions.hit1),
+                    max(0.0, negative_log_likelihood(predictions.log_likelihood)), test_set.notes,
                 )
             )  # fmt: skip
             if isinstance(test_set, CorruptionSet):

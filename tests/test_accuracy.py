@@ -1,6 +1,7 @@
 """Accuracy, intervals, corruption errors, predictions and the paper's numbers, against numbers worked out by hand."""
 
 import io
+import math
 import multiprocessing
 import os
 import signal
@@ -13,6 +14,7 @@ import pytest
 import torch
 from genint.evaluate.metrics.accuracy import accuracy, topk_hits, wilson_interval
 from genint.evaluate.metrics.bootstrap import paired_bootstrap
+from genint.evaluate.metrics.calibration import calibration_error, negative_log_likelihood
 from genint.evaluate.metrics.corruption_error import (
     ALEXNET_CLEAN_ERROR,
     ALEXNET_ERRORS,
@@ -259,6 +261,31 @@ def test_damaged_cache_entry_is_made_again(tmp_path: Path) -> None:
     entry.save(predict(one, pictures))
     entry.path.write_bytes(entry.path.read_bytes()[:100])
     assert entry.load() is None
+
+
+def test_calibration_error_is_the_distance_of_accuracy_from_confidence_bin_by_bin() -> None:
+    # Bins of a fifteenth: (0.8, 0.8667] holds the first two, half of them right; (0.2, 0.2667] the third, right.
+    confidence, hits = np.array([0.81, 0.85, 0.25, 1.0]), np.array([True, False, True, True])
+    assert calibration_error(confidence, hits) == pytest.approx((2 * abs(0.83 - 0.5) + abs(0.25 - 1.0) + 0.0) / 4)
+    assert calibration_error(np.full(10, 0.9), np.arange(10) < 9) == pytest.approx(0.0)
+    # A border belongs to the bin below: 3 / 15 and 2.5 / 15 share one.
+    assert calibration_error(np.array([0.2, 2.5 / 15]), np.array([True, False])) == pytest.approx(
+        abs(0.2 + 2.5 / 15 - 1) / 2
+    )
+
+
+def test_probabilities_of_answers_and_labels_are_those_of_the_softmax() -> None:
+    found = predict(classifier(Oracle()), Pictures(several=True))
+    # Logits of one 1 among nine 0; every second image has the class that the Oracle answers and another one.
+    right, other = math.e / (math.e + 9), 1 / (math.e + 9)
+    assert found.confidence == pytest.approx(np.full(40, right))
+    assert np.exp(found.log_likelihood[:2]) == pytest.approx([right, right + other])
+    assert negative_log_likelihood(found.log_likelihood) == pytest.approx(
+        -(math.log(right) + math.log(right + other)) / 2
+    )
+    # Among few classes, their probabilities add up to 1.
+    few = predict(classifier(Oracle()), Pictures(count=2, allowed=(0, 1)))
+    assert few.confidence == pytest.approx(np.full(2, math.e / (math.e + 1)))
 
 
 def test_wilson_interval_agrees_with_hand_numbers() -> None:

@@ -100,7 +100,7 @@ def test_page_looks_right_in_a_browser(report, tmp_path):
         [browser, *flags, "--dump-dom", (report / "index.html").as_uri()], capture_output=True, text=True, timeout=120
     ).stdout
     # What the browser made of the page, not what was written.
-    assert dumped.count("<table") == 5
+    assert dumped.count("<table") == 6
     assert dumped.count("<svg") == 1
     assert "tiny/natural" in dumped
 

@@ -69,6 +69,11 @@ def accuracy_lines(results: Results) -> list[str]:
         cells = [f"{_percent(mean)} ({_interval(mean)})" if mean else "-" for mean in found]
         rows.append([group, *cells, *(f"{heads[group, n]:.2f}" if (group, n) in heads else "-" for n in copies)])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    notes = _unique(f"{e.test_set}: {note}" for e in results.accuracy if e.test_set in names for note in e.notes)
+    return [*_columns(rows, widths), *notes]
+
+
+def _columns(rows: Sequence[Sequence[str]], widths: Sequence[int]) -> list[str]:
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
@@ -129,9 +134,35 @@ def _accuracy_section(results: Results) -> Section:
         "Top-1 accuracy in percent; below it the 95 % interval: over the seeds of a row (Student's t), or over the "
         "images where a row is one checkpoint (Wilson). The best of each column is bold."
     ]
+    tables = [Table(["", *columns], rows)]
+    if any(entry.ece is not None for entry in results.accuracy):
+        texts.append(
+            "Second table: expected calibration error in percent (15 bins of equal width; 0 where a classifier is as "
+            "often right as it is sure), and below it the mean negative log probability of the right labels, in nats."
+        )
+        tables.append(_calibration_table(members, groups, names, columns))
     plotted = names[:MAX_PLOTTED]
     figure = draw_figure(_plot_accuracies(means, groups, plotted), "Top-1 accuracy with 95 % intervals.")
-    return Section("Test sets", texts, [Table(["", *columns], rows)], [figure])
+    return Section("Test sets", texts, tables, [figure])
+
+
+def _calibration_table(
+    members: dict[tuple[str, str], list[Accuracy]], groups: Sequence[str], names: Sequence[str], columns: Sequence[str]
+) -> Table:
+    rows = []
+    for group in groups:
+        row = [Cell(group)]
+        for name in names:
+            known = [
+                entry for entry in members.get((group, name), []) if entry.ece is not None and entry.nll is not None
+            ]
+            if known:
+                error, likelihood = _mean([e.ece or 0.0 for e in known]), _mean([e.nll or 0.0 for e in known])
+                row.append(Cell(f"{100 * error:.2f}", f"NLL {likelihood:.3f}"))
+            else:
+                row.append(Cell("–"))
+        rows.append(row)
+    return Table(["calibration", *columns], rows)
 
 
 def _plot_accuracies(means: dict[tuple[str, str], Mean], groups: Sequence[str], names: Sequence[str]) -> Figure:
@@ -234,7 +265,12 @@ def _condition_section(results: Results) -> Section:
     test_sets = Table(
         ["test set", "images", "digest", "protocol"],
         [
-            [Cell(n), Cell(f"{sets[n].images:,}"), Cell(sets[n].digest[:12]), Cell(sets[n].protocol, kind="words")]
+            [
+                Cell(n),
+                Cell(f"{sets[n].images:,}"),
+                Cell(sets[n].digest[:12]),
+                Cell("; ".join((sets[n].protocol, *sets[n].notes)), kind="words"),
+            ]
             for n in _test_sets(results)
             if not _is_corruption(results, n)
         ],

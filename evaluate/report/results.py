@@ -52,7 +52,11 @@ class CheckpointEntry:
 
 @dataclass(frozen=True, config=CHECKED)
 class Accuracy:
-    """Top-1 and top-5 of one classifier on one test set, shares in [0, 1]; intervals are Wilson's, 95 %."""
+    """Top-1 and top-5 of one classifier on one test set, shares in [0, 1]; intervals are Wilson's, 95 %.
+
+    `ece` is the calibration error over 15 bins, `nll` the mean negative log probability of the right labels in nats;
+    None in results of earlier versions. `notes` are what a reader of the numbers should be told.
+    """
 
     checkpoint: str
     test_set: str
@@ -65,6 +69,9 @@ class Accuracy:
     top5: Share
     top5_interval: tuple[Share, Share]
     environment: str
+    ece: Share | None = None
+    nll: Annotated[float, Field(ge=0)] | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, config=CHECKED)
