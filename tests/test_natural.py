@@ -343,7 +343,8 @@ def test_every_kind_of_trouble_is_a_hole_with_reason_and_path(
     result = build()
     assert result.exit_code == 1
     assert "stream photos: 6 of 18 samples lost" in result.err
-    assert "1 image too large, 1 unreadable file, 4 unreadable image" in result.err
+    assert "1 image too large, 1 unreadable file, 4 unreadable image, first " in result.err
+    assert any(f"first {path}: " in result.err for path in expected)
     assert "max_failures = 0.001" in result.err
 
     failures = read_failures(tmp_path / "dataset")

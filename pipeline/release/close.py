@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...manifests.dataset import Dataset, input_name
-from ...manifests.errors import FormatError
+from ...manifests.errors import FormatError, shorten
 from ...manifests.manifest import (
     FOLDER_SIZE,
     MANIFEST,
@@ -27,6 +27,7 @@ from ...manifests.manifest import (
     StreamEntry,
     load_manifest,
     part_name,
+    read_records,
     record_name,
 )
 from ...manifests.shard import TEMPORARY, index_path
@@ -221,8 +222,10 @@ def excess_failures(dataset: Dataset) -> list[str]:
         lost = sum(entry.failures.values())
         if lost > stream.max_failures * (entry.samples + lost):
             reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(entry.failures.items()))
+            failures = (failure for record in read_records(dataset.storage, entry) for failure in record.failures)
+            first = next((f", first {shorten(failure.detail)}" for failure in failures if failure.detail), "")
             lines.append(
-                f"stream {stream.name}: {lost} of {entry.samples + lost} samples lost ({reasons}), "
+                f"stream {stream.name}: {lost} of {entry.samples + lost} samples lost ({reasons}{first}), "
                 f"more than max_failures = {stream.max_failures}"
             )
     return lines

@@ -251,7 +251,7 @@ class Readers:
     def corrupt(self, content: bytes):
         from genint.evaluate.corrupt import _Job
 
-        return _Job(None, self.folder, (), (), 0, 64, 48).prepare(content, "x").size
+        return _Job(None, self.folder, (), (), 0, 64, 48, None).prepare(content, "x").size
 
     def action(self, target: str, ext: str, content: bytes):
         if target in self.direct:
