@@ -328,7 +328,7 @@ def give_up(failure: GenintError | OSError | None, out: Path, step: int) -> NoRe
         reason = str(failure)
     remedy = "the same command goes on"
     if isinstance(failure, UnreadableImageError):
-        remedy += "; with --skip-unreadable it leaves such images out and the next ones stand in for them"
+        remedy = "to go on without such images, the same command with --skip-unreadable"
     kind = FormatError if isinstance(failure, FormatError) else GenintError
     raise kind(f"{reason}; {saved}; {remedy}") from failure
 
