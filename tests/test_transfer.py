@@ -306,7 +306,7 @@ def test_hole_in_an_earlier_stream_is_a_hole_by_its_key(run_cli: RunCli, weights
     storage = Storage(tmp_path / "dataset")
     (record,) = read_records(storage, load_manifest(storage).stream("transfer"))
     (failure,) = record.failures
-    assert failure.reason == "content or style is a hole"
+    assert failure.reason == "its source is a hole"
     assert failure.detail.startswith("repacked-")
 
 

@@ -12,6 +12,7 @@ from .generated import InterventionalStream, ObservationalStream
 from .mini_world import MiniWorldStream
 from .mnist import ColoredMnistStream, DoubleColoredMnistStream, WildlifeMnistStream
 from .natural import NaturalStream
+from .recomposed import RecomposedStream
 from .transfer import StylizedStream, TransferStream
 
 AnyStream = Annotated[
@@ -24,6 +25,7 @@ AnyStream = Annotated[
     | InterventionalStream
     | TransferStream
     | StylizedStream
-    | CounterfactualStream,
+    | CounterfactualStream
+    | RecomposedStream,
     Field(discriminator="source"),
 ]

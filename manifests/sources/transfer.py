@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from ..errors import RecipeError
 from ..randomness import Permutation, integers_below, random_rows
-from .natural import NaturalStream
+from .references import class_members, labelled_stream, refer
 from .stream import Facts, InputKind, Name, Rehearsal, Role, Sample, Stream
 
 ADAIN_INPUTS = ("vgg-normalised", "decoder")
@@ -99,7 +99,7 @@ class TransferredStream(Stream):
         if self.num_samples is not None:
             chosen = Permutation(content.count(facts), facts.seed, f"content of {self.name}")(indices)
         words = random_rows(facts.seed, self.name, indices, count=3)
-        styles = self._style_ranges(facts)
+        styles = class_members(facts, self.style)
         drawn = integers_below(len(styles), words[:, 0])
         places = integers_below(np.array([len(members) for members in styles])[drawn], words[:, 1])
         columns = {key: column.tolist() for key, column in self._draws(words[:, 2]).items()}
@@ -113,8 +113,8 @@ class TransferredStream(Stream):
                     "sample_index": index,
                     "class_label": sample.class_label,
                     "class_name": sample.parameters["class_name"],
-                    "content": self._reference(facts, self.content, sample.index),
-                    "style": self._reference(facts, self.style, styles[style][place]),
+                    "content": refer(facts, self.content, sample.index),
+                    "style": refer(facts, self.style, styles[style][place]),
                     **{key: column[row] for key, column in columns.items()},
                 },
             )
@@ -133,22 +133,7 @@ class TransferredStream(Stream):
 
     def _content(self, facts: Facts) -> Stream:
         """The stream of the content: the recipe's, or the one that its input would make."""
-        if self.content in facts.streams:
-            return facts.streams[self.content]
-        return NaturalStream(source="natural", name=self.name, images=self.content, labels=self.labels)
-
-    def _style_ranges(self, facts: Facts) -> Sequence[range]:
-        """Indices of the style images of each class that has any."""
-        if self.style in facts.streams:
-            return facts.streams[self.style].class_ranges(facts)
-        # Labels of tars may leave numbers out.
-        return [members for members in facts.inputs[self.style].class_ranges() if members]
-
-    @staticmethod
-    def _reference(facts: Facts, name: str, index: int) -> dict[str, Any]:
-        if name in facts.streams:
-            return {"stream": name, "sample_index": index, "key": facts.streams[name].key(index)}
-        return {"input": name, "path": facts.inputs[name].paths[index]}
+        return labelled_stream(facts, self.content, self.labels, self.name)
 
 
 class TransferStream(TransferredStream):

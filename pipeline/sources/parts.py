@@ -9,9 +9,11 @@ from PIL import Image
 from ...manifests.errors import GenintError
 from ...manifests.pictures import decode_picture
 from ...manifests.sources.counterfactual import SWAPPED, CounterfactualStream
+from ...manifests.sources.recomposed import RecomposedStream
 from ...manifests.sources.stream import Sample
 from ...manifests.sources.transfer import TransferredStream
 from .counterfactual import make_part, to_pixels
+from .recomposed import read_cut
 from .rendering import RenderContext
 from .transfer import read_reference
 
@@ -67,6 +69,32 @@ def read_mechanisms(
     ]
 
 
+def read_objects_and_backgrounds(
+    context: RenderContext, stream: RecomposedStream, samples: Sequence[Sample], members: Sequence[Members]
+) -> list[list[Tile]]:
+    """Object's picture, mask and background of recomposed samples; grey ones where an input is not on this machine."""
+    return [
+        [
+            (picture, caption)
+            for picture, caption in zip(
+                _cut_or_grey(context, stream, sample, content), ("object of", "mask", "background"), strict=True
+            )
+        ]
+        for sample, content in zip(samples, members, strict=True)
+    ]
+
+
+def _cut_or_grey(
+    context: RenderContext, stream: RecomposedStream, sample: Sample, content: Members
+) -> tuple[Image.Image, Image.Image, Image.Image]:
+    mask = decode_picture(content["mask.png"], sample.key)
+    try:
+        cut, background = read_cut(context, stream, sample)
+    except GenintError:
+        return _grey(), mask, _grey()
+    return Image.fromarray(cut.pixels), mask, Image.fromarray(background)
+
+
 def _grey() -> Image.Image:
     return Image.new("RGB", (GREY_SIDE, GREY_SIDE), "grey")
 
@@ -75,4 +103,5 @@ PARTS: dict[str, Parts] = {
     "transfer": Parts(2, read_content_and_style),
     "stylized": Parts(2, read_content_and_style),
     "counterfactual": Parts(3, read_mechanisms),
+    "recomposed": Parts(3, read_objects_and_backgrounds),
 }

@@ -16,10 +16,11 @@ from torch import Tensor
 from ...manifests.pictures import PictureError, damage_named, decode_picture
 from ...manifests.sources.stream import Sample
 from ...manifests.sources.transfer import ADAIN_INPUTS, TransferredStream, TransferStream
-from ..images.pictures import fit_picture, fit_thumbnail, read_listed
+from ..images.pictures import fit_picture, fit_thumbnail
 from ..style.adain import AdainNetwork, load_adain, make_random_adain
 from ..style.gatys import LossWeights, Pair, evaluation_flop, transfer_styles
 from ..style.vgg import DTYPES, Precision, Vgg, load_vgg, make_random_vgg
+from .references import read_referred
 from .rendering import RenderContext, Rendered
 
 # Counted as "39 of 4,000 samples ...".
@@ -148,20 +149,12 @@ def read_reference(context: RenderContext, stream: TransferredStream, reference:
 
     Raises PictureError where it cannot be read, GenintError where its input is not on this machine.
     """
-    if "input" in reference:
-        name = reference["path"]
-        content = read_listed(context.facts.inputs[reference["input"]], reference["input"], name)
-    elif context.stand_ins:
+    if context.stand_ins and "stream" in reference:
         noise = np.random.default_rng(0).integers(0, 256, (stream.crop, stream.crop, 3), np.uint8)
         return Image.fromarray(noise)
-    else:
-        name = reference["key"]
-        found = context.reader(reference["stream"]).read_image(reference["sample_index"])
-        if found is None:
-            raise PictureError("content or style is a hole", "lost when its own stream was built", name)
-        content = found
-    with damage_named(name):
-        picture = decode_picture(content)
+    found = read_referred(context, reference)
+    with damage_named(found.name):
+        picture = decode_picture(found.image)
         if isinstance(stream, TransferStream) and stream.geometry == "released":
             return fit_thumbnail(picture, stream.resize, stream.crop)
         return fit_picture(picture, stream.resize, stream.crop)
