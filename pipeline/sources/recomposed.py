@@ -1,6 +1,6 @@
 """Cut objects out of pictures and set them on the backgrounds of others."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -67,7 +67,7 @@ def read_cut(context: RenderContext, stream: RecomposedStream, sample: Sample) -
     return found, _fit(_made(background), found.pixels.shape)
 
 
-def check_saliency(stream: RecomposedStream, facts: Facts, roots: dict[str, str]) -> None:
+def check_saliency(stream: RecomposedStream, facts: Facts, roots: Mapping[str, str]) -> None:
     """Raise UsageError where the file is no saliency network."""
     if stream.saliency in roots:
         try:
