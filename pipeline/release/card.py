@@ -1,6 +1,7 @@
 """What makes a dataset usable by others: a card for people and the Hugging Face hub, and Croissant metadata."""
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,7 +50,13 @@ CROISSANT_CONTEXT: dict[str, Any] = {
 }
 # Streams of more are described by their lists of shards alone: Croissant names each archive that it looks into.
 CROISSANT_SHARDS = 10_000
-ENCODINGS = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp", "cls": "text/plain"}
+ENCODINGS = {
+    "jpg": "image/jpeg",
+    "png": "image/png",
+    "webp": "image/webp",
+    "mask.png": "image/png",
+    "cls": "text/plain",
+}
 PAPER = "https://arxiv.org/abs/2012.12265"
 
 
@@ -99,7 +106,8 @@ def make_readme(dataset: Dataset, manifest: Manifest) -> str:
 |---|---|---|---|---|---|---|---|
 {rows}
 {remarks}
-Each sample has an image, `cls` (the class label) and `json` (everything needed to make that sample again). Built with
+Each sample has an image, `cls` (the class label) and `json` (everything needed to make that sample again), and where
+objects are known, `mask.png`. Built with
 [genint](https://pypi.org/project/genint/) from `recipe.toml`; method: [Generative Interventions for Causal
 Learning]({PAPER}).
 
@@ -133,10 +141,14 @@ def make_croissant(dataset: Dataset, manifest: Manifest) -> str:
         if stream.shards <= CROISSANT_SHARDS:
             shards = [describe_shard(record) for record in read_records(dataset.storage, stream)]
             distribution += shards
-            for content in (
+            contents = [
                 _Content("image", "images", stream.image_extension, "sc:ImageObject", "The picture."),
                 _Content("class_label", "labels", "cls", "sc:Integer", f"0 to {len(stream.class_names) - 1}."),
-            ):
+            ]
+            if dataset.recipe.stream(stream.name).has_masks:
+                types = ["sc:ImageObject", "cr:SegmentationMask"]
+                contents.append(_Content("mask", "masks", "mask.png", types, "How much of a pixel is the object."))
+            for content in contents:
                 files, record_set = _members(stream, content, [{"@id": shard["@id"]} for shard in shards])
                 distribution.append(files)
                 record_sets.append(record_set)
@@ -195,7 +207,7 @@ class _Content:
     field: str
     plural: str
     extension: str
-    data_type: str
+    data_type: str | list[str]
     description: str
 
 
@@ -210,7 +222,7 @@ def _members(
     file_set = _file_set(files, encoding, includes, f"The .{content.extension} of each sample.")
     record_set = f"{stream.name}-{content.plural}"
     key = _field(record_set, files, "key", "sc:Text", {"fileProperty": "filename"}, "The sample's key.")
-    key["source"]["transform"] = {"regex": rf"^(.+)\.{content.extension}$"}
+    key["source"]["transform"] = {"regex": rf"^(.+)\.{re.escape(content.extension)}$"}
     value = _field(
         record_set, files, content.field, content.data_type, {"fileProperty": "content"}, content.description
     )
@@ -244,7 +256,7 @@ def describe_shard(record: Record) -> dict[str, Any]:
 
 
 def _field(
-    record_set: str, file_set: str, name: str, data_type: str, extract: dict[str, str], description: str
+    record_set: str, file_set: str, name: str, data_type: str | list[str], extract: dict[str, str], description: str
 ) -> dict[str, Any]:
     return {
         "@type": "cr:Field",

@@ -69,7 +69,7 @@ def read_cut(context: RenderContext, stream: RecomposedStream, sample: Sample) -
 
 def check_saliency(stream: RecomposedStream, facts: Facts, roots: Mapping[str, str]) -> None:
     """Raise UsageError where the file is no saliency network."""
-    if stream.saliency in roots:
+    if stream.saliency is not None and stream.saliency in roots:
         try:
             load_saliency(roots[stream.saliency], stream.normalise)
         except FormatError as error:
