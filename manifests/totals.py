@@ -22,6 +22,7 @@ class StreamTotals:
     environments: set[str] = field(default_factory=set)
     failures: Counter[str] = field(default_factory=Counter)
     remarks: Counter[str] = field(default_factory=Counter)
+    shard_samples: list[int] = field(default_factory=list)
     size: int = 0  # bytes of its shards
     seconds: float = 0.0
     retried: int = 0
@@ -32,6 +33,7 @@ class StreamTotals:
             self.environments.add(record.environment)
             self.failures.update(failure.reason for failure in record.failures)
             self.remarks.update(record.remarks)
+            self.shard_samples.append(record.samples)
             self.size += record.bytes
             self.seconds += record.seconds
             self.retried += record.attempt > 1

@@ -29,6 +29,7 @@ from .shard import TEMPORARY, index_path, load_index, make_index, read_sample, s
 from .sources.stream import Sample
 from .storage import Storage
 from .totals import StreamTotals, part_shards, read_planned_part, sum_lines
+from .wds_info import info_name, make_info
 
 FLOAT_TOLERANCE = 1e-12
 
@@ -73,6 +74,7 @@ def verify_manifest(dataset: Dataset, manifest: Manifest) -> Iterator[str]:
             yield from present.unknown()
             if name in entries:
                 yield from _compare_entry(entries[name], total)
+            yield from _compare_info(storage, total)
             totals.append(total)
         others = other_files(dataset)
         yield from sums.compare((storage.sha256(name) if storage.exists(name) else "", name) for name in others)
@@ -132,6 +134,14 @@ def _compare_entry(entry: StreamEntry, total: StreamTotals) -> Iterator[str]:
         found = getattr(entry, key)
         if found != value:
             yield f"{MANIFEST}: stream {entry.name}: {key} = {shorten(found)}, expected {shorten(value)}"
+
+
+def _compare_info(storage: Storage, total: StreamTotals) -> Iterator[str]:
+    """What other readers are told of a stream's shards, where they are told, against its records."""
+    stream = total.plan.stream
+    name = info_name(stream.name)
+    if storage.exists(name) and storage.read(name) != make_info(stream.name, stream.split, total.shard_samples):
+        yield f"{name}: not what the records say"
 
 
 def _compare_totals(manifest: Manifest, totals: list[StreamTotals]) -> Iterator[str]:
@@ -211,6 +221,7 @@ def _unknown_files(dataset: Dataset) -> Iterator[str]:
             known[folder].add(name)
     for plan in plans:
         known[plan.stream.name] = {f"{number:04d}" for number in range(-(-plan.num_shards // FOLDER_SIZE))}
+        known[plan.stream.name].add(PurePosixPath(info_name(plan.stream.name)).name)
     for folder, names in known.items():
         for name in sorted(dataset.storage.sizes(folder).keys() - names):
             if TEMPORARY not in name:

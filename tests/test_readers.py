@@ -197,3 +197,16 @@ def test_hugging_face_reads_the_first_stream_where_nobody_says_which(release: Pa
 
     # As timm's hfds/ calls it.
     assert load_dataset(str(release), split="train")[0]["json"]["stream"] == "natural"
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+@pytest.mark.parametrize("stream", SAMPLES)
+def test_timm_is_told_files_and_lengths_of_each_split(release: Path, stream: str) -> None:
+    info = json.loads((release / stream / "_info.json").read_text())
+    (split,) = info["splits"].values()
+    assert info["splits"].keys() == {split["name"]} == {"train"}
+    assert split["num_samples"] == sum(split["shard_lengths"]) == SAMPLES[stream]
+    for name, length in zip(split["filenames"], split["shard_lengths"], strict=True):
+        shard = str(release / stream / name)
+        assert len(list(webdataset.WebDataset(shard, shardshuffle=False))) == length
+    assert [str(release / stream / name) for name in split["filenames"]] == shards(release, stream)

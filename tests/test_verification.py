@@ -348,6 +348,16 @@ def test_files_that_the_dataset_does_not_have_are_named(
     assert name.startswith(problem.partition(":")[0])
 
 
+def test_what_timm_is_told_must_be_what_the_records_say(dataset: Path, verify: Callable[[], list[str]]) -> None:
+    info = dataset / "interventional" / "_info.json"
+    told = json.loads(info.read_text())
+    told["splits"]["train"]["num_samples"] -= 1
+    info.write_text(json.dumps(told))
+    assert verify()[0] == "interventional/_info.json: not what the records say"
+    info.unlink()  # as in datasets of before
+    assert verify() == []
+
+
 def test_what_people_put_beside_a_dataset_is_no_problem(dataset: Path, verify: Callable[[], list[str]]) -> None:
     (dataset / "LICENSE").touch()
     (dataset / ".cache" / "huggingface").mkdir(parents=True)

@@ -9,6 +9,7 @@ import yaml
 
 from ...manifests.dataset import Dataset
 from ...manifests.manifest import Manifest, Record, StreamEntry, read_records
+from ...manifests.wds_info import info_name, make_info
 
 CROISSANT_CONTEXT: dict[str, Any] = {
     "@language": "en",
@@ -61,9 +62,12 @@ PAPER = "https://arxiv.org/abs/2012.12265"
 
 
 def write_card(dataset: Dataset, manifest: Manifest) -> None:
-    """Write README.md and croissant.json beside the shards."""
+    """Write README.md and croissant.json beside the streams, and in each stream's folder its `_info.json`."""
     dataset.storage.write("README.md", make_readme(dataset, manifest).encode())
     dataset.storage.write("croissant.json", make_croissant(dataset, manifest).encode())
+    for stream in manifest.streams:
+        shard_samples = [record.samples for record in read_records(dataset.storage, stream)]
+        dataset.storage.write(info_name(stream.name), make_info(stream.name, stream.split, shard_samples))
 
 
 def make_readme(dataset: Dataset, manifest: Manifest) -> str:
