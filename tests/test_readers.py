@@ -119,7 +119,7 @@ def test_card_is_valid_yaml_with_a_config_for_each_stream(release: Path) -> None
 
 def test_sha256sum_checks_the_release(release: Path) -> None:
     checked = subprocess.run(
-        ["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=release, capture_output=True, text=True, timeout=60
+        ["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=release, capture_output=True, text=True, timeout=120
     )
     assert checked.returncode == 0, checked.stderr
     listed = {line.partition(":")[0] for line in checked.stdout.splitlines()}
@@ -129,7 +129,7 @@ def test_sha256sum_checks_the_release(release: Path) -> None:
 
 def test_system_tar_extracts_a_shard(release: Path, tmp_path: Path) -> None:
     first = release / "natural" / "0000" / "natural-0000000.tar"
-    subprocess.run(["tar", "-xf", first, "-C", tmp_path], check=True, timeout=60)
+    subprocess.run(["tar", "-xf", first, "-C", tmp_path], check=True, timeout=120)
     assert len(list(tmp_path.iterdir())) == 20 * 4
     parameters = json.loads(min(tmp_path.glob("*.json")).read_text())
     with Image.open(tmp_path / f"natural-{parameters['sample_index']:08d}.png") as image:

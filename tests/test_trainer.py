@@ -289,7 +289,7 @@ def test_two_processes_learn_what_one_does_and_go_on_with_its_run(reference: Pat
     run(configure(*RESUMED), reference, tmp_path / "run", stop=2, save_every=1)
     processes = start_ranks(2, [__file__, reference, tmp_path])
     for process in processes:
-        _, errors = process.communicate(timeout=120)
+        _, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors
     for accumulate in (1, 2):
         first, second = (torch.load(tmp_path / f"{rank}-{accumulate}.pt", weights_only=True) for rank in range(2))
