@@ -86,7 +86,7 @@ def test_file_of_torchvisions_layout_is_cut_after_the_fifth_convolution(tmp_path
         ({"features.7.bias": None}, "expected weight and bias of 5 convolutions"),
         ({"features.5.weight": torch.ones(16, 8, 5, 5)}, "features.5: weight and bias of shapes"),
         ({"features.2.bias": torch.ones(9)}, "features.2: weight and bias of shapes"),
-        ({"features.0.weight": "text"}, "features.0: weight and bias of shapes"),
+        ({"features.0.weight": "text"}, r"'features\.0\.weight': a str, expected a name with a tensor"),
     ],
 )
 def test_file_of_another_layout_is_refused_by_name_of_what_is_wrong(tmp_path, change, message) -> None:
