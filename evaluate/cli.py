@@ -63,6 +63,11 @@ workers_option = click.option(
 @click.option("--imagenet", metavar="DIR", help="ImageNet's validation images.")
 @click.option("--imagenet-v2", metavar="DIR", help="Folder of ImageNet-V2's three variants, or one of them.")
 @click.option("--imagenet-c", metavar="DIR", help="ImageNet-C as published.")
+@click.option("--imagenet-a", metavar="DIR", help="ImageNet-A: among its 200 classes, and among all 1,000.")
+@click.option("--imagenet-r", metavar="DIR", help="ImageNet-R: among its 200 classes, and among all 1,000.")
+@click.option("--imagenet-sketch", metavar="DIR", help="ImageNet-Sketch.")
+@click.option("--imagenet-real", metavar="DIR", help="ImageNet's validation images with ReaL's real.json beside them.")
+@click.option("--imagenet-9", metavar="DIR", help="ImageNet-9's variants, with in_to_in9.json beside them.")
 @click.option(
     "--objectnet", metavar="DIR[:PROTOCOL]", help="ObjectNet as published: genint, challenge, zoom or restricted."
 )
@@ -83,13 +88,11 @@ workers_option = click.option(
 @batch_option
 @workers_option
 def run(
-    checkpoints: tuple[str, ...], datasets: tuple[str, ...], imagenet: str | None, imagenet_v2: str | None,
-    imagenet_c: str | None, objectnet: str | None, folders: tuple[str, ...], copies: tuple[str, ...], corruptions: int,
-    out: Path, device: str, precision: str, batch_size: int, workers: int,
+    checkpoints: tuple[str, ...], datasets: tuple[str, ...], folders: tuple[str, ...], copies: tuple[str, ...],
+    corruptions: int, out: Path, device: str, precision: str, batch_size: int, workers: int, **published: str | None,
 ) -> None:  # fmt: skip
     """Accuracy of checkpoints on test sets, side by side, as JSON and as one HTML page."""
-    named = {"imagenet": imagenet, "imagenet-v2": imagenet_v2, "imagenet-c": imagenet_c, "objectnet": objectnet}
-    wanted = [f"{kind}={location}" for kind, location in named.items() if location]
+    wanted = [f"{kind.replace('_', '-')}={location}" for kind, location in published.items() if location]
     wanted += [f"folder={folder}" for folder in folders] + [f"corrupted={copy}" for copy in copies]
     if not wanted and not datasets:
         if not Path(MINI_DATASET, "manifest.json").exists():

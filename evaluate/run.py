@@ -19,6 +19,7 @@ from .metrics.corruption_error import ALEXNET_ERRORS, TEST_CORRUPTIONS, ce, mce,
 from .prediction import Cache, Precision, Predictions, match_classes, predict_sets
 from .report.results import (
     Accuracy,
+    Bias,
     CheckpointEntry,
     CorruptionErrors,
     Difference,
@@ -142,7 +143,10 @@ def measure(
     for candidate in candidates:
         found = predict_sets(candidate.classifier, test_sets, cache, batch_size, workers, device, precision)
         errors: dict[str, dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
+        whole: list[tuple[TestSet, Predictions]] = []
         for test_set, predictions in found:
+            if not isinstance(test_set, CorruptionSet):
+                whole.append((test_set, predictions))
             top1, top5 = accuracy(predictions.hit1), accuracy(predictions.hit5)
             results.accuracy.append(
                 Accuracy(
@@ -161,6 +165,9 @@ def measure(
                 results.differences.append(
                     Difference(candidates[0].name, candidate.name, test_set.name, len(predictions), value, (low, high))
                 )
+        biases = measure_biases(candidate.name, whole)
+        measured = {(bias.checkpoint, bias.name) for bias in biases}
+        results.biases = [b for b in results.biases if (b.checkpoint, b.name) not in measured] + biases
         for name, by_corruption in errors.items():
             marked = next(test_set.marked for test_set in corrupted if copy_name(test_set) == name)
             clean = next(
@@ -168,6 +175,18 @@ def measure(
             )
             results.corruption.append(corruption_errors(candidate.name, name, marked, by_corruption, clean))
     return results
+
+
+def measure_biases(checkpoint: str, found: Sequence[tuple[TestSet, Predictions]]) -> list[Bias]:
+    """What sets say together of one classifier: ImageNet-9's background gap."""
+    by_name = {test_set.name: predictions for test_set, predictions in found}
+    same, rand = (by_name.get(f"imagenet-9:{variant}") for variant in ("mixed_same", "mixed_rand"))
+    biases = []
+    if same and rand:
+        gap = accuracy(same.hit1).value - accuracy(rand.hit1).value
+        words = "ImageNet-9: top-1 where backgrounds are of the object's own class, less that where they are of any"
+        biases.append(Bias(checkpoint, "background gap", gap, len(same) + len(rand), words))
+    return biases
 
 
 def corruption_errors(

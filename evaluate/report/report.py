@@ -102,6 +102,8 @@ def _sections(results: Results, folder: Path) -> Iterator[Section]:
         yield _difference_section(results)
     if results.corruption:
         yield _corruption_section(results)
+    if results.biases:
+        yield _bias_section(results)
     for analysis in results.analyses.values():
         yield _analysis_section(analysis, folder)
     yield _condition_section(results)
@@ -244,6 +246,24 @@ def _corruption_section(results: Results) -> Section:
             columns = ["", "mean error", *names]
         tables.append(Table(columns, rows))
     return Section("Corruptions", texts, tables)
+
+
+def _bias_section(results: Results) -> Section:
+    group_of = {entry.name: entry.group for entry in results.checkpoints}
+    names = _unique(entry.name for entry in results.biases)
+    rows = []
+    for group in _unique(group_of[entry.checkpoint] for entry in results.biases):
+        row = [Cell(group, _members(results, group))]
+        for name in names:
+            own = [entry for entry in results.biases if group_of[entry.checkpoint] == group and entry.name == name]
+            row.append(
+                Cell(f"{100 * _mean([e.value for e in own]):.2f}", f"{own[0].images:,} images") if own else Cell("–")
+            )
+        rows.append(row)
+    texts = _unique(f"{entry.name[0].upper()}{entry.name[1:]}: {entry.words}." for entry in results.biases)
+    return Section(
+        "Biases", ["In percent. A description, no measure of robustness.", *texts], [Table(["", *names], rows)]
+    )
 
 
 def _analysis_section(analysis: Analysis, folder: Path) -> Section:

@@ -102,6 +102,17 @@ class CorruptionErrors:
 
 
 @dataclass(frozen=True, config=CHECKED)
+class Bias:
+    """What several answers of one classifier say together, a share or difference of shares; `words` say how."""
+
+    checkpoint: str
+    name: str
+    value: Annotated[float, Field(ge=-1, le=1)]
+    images: Count
+    words: str
+
+
+@dataclass(frozen=True, config=CHECKED)
 class Analysis:
     """A section of the report that one command made: words, a table of texts, pictures in files beside results.json
     (name to caption), and the numbers behind them."""
@@ -123,6 +134,7 @@ class Results:
     accuracy: list[Accuracy] = field(default_factory=list)
     differences: list[Difference] = field(default_factory=list)
     corruption: list[CorruptionErrors] = field(default_factory=list)
+    biases: list[Bias] = field(default_factory=list)
     analyses: dict[str, Analysis] = field(default_factory=dict)
     finished: str = ""
 
@@ -166,6 +178,7 @@ def _check_references(results: Results) -> None:
     known = {entry.name for entry in results.checkpoints}
     named = {entry.checkpoint for entry in results.accuracy}
     named |= {entry.checkpoint for entry in results.differences} | {entry.checkpoint for entry in results.corruption}
+    named |= {entry.checkpoint for entry in results.biases}
     unknown = named - known
     if unknown or len(known) < len(results.checkpoints):
         raise ValueError(f"no checkpoint {min(unknown)[:100]!r}" if unknown else "two checkpoints have one name")

@@ -5,7 +5,12 @@ from collections.abc import Callable, Sequence
 from ...manifests.errors import UsageError
 from .folders import open_folder
 from .imagenet import open_imagenet
+from .imagenet_9 import open_imagenet_9
+from .imagenet_a import open_imagenet_a
 from .imagenet_c import CorruptionSet, open_corrupted, open_imagenet_c
+from .imagenet_r import open_imagenet_r
+from .imagenet_real import open_imagenet_real
+from .imagenet_sketch import open_imagenet_sketch
 from .imagenet_v2 import open_imagenet_v2
 from .objectnet import open_objectnet
 from .streams import open_streams
@@ -18,6 +23,11 @@ KINDS: dict[str, tuple[str, Callable[[str, str], Sequence[TestSet]]]] = {
     "imagenet": ("imagenet=DIR", open_imagenet),
     "imagenet-v2": ("imagenet-v2=DIR", open_imagenet_v2),
     "imagenet-c": ("imagenet-c=DIR", open_imagenet_c),
+    "imagenet-a": ("imagenet-a=DIR", open_imagenet_a),
+    "imagenet-r": ("imagenet-r=DIR", open_imagenet_r),
+    "imagenet-sketch": ("imagenet-sketch=DIR", open_imagenet_sketch),
+    "imagenet-real": ("imagenet-real=DIR", open_imagenet_real),
+    "imagenet-9": ("imagenet-9=DIR", open_imagenet_9),
     "objectnet": ("objectnet=DIR[:PROTOCOL]", open_objectnet),
     "folder": ("folder=DIR", open_folder),
     "corrupted": ("corrupted=DIR", open_corrupted),
@@ -26,7 +36,8 @@ KINDS: dict[str, tuple[str, Callable[[str, str], Sequence[TestSet]]]] = {
 
 
 def open_test_set(text: str) -> list[TestSet]:
-    """The test sets that `KIND=LOCATION` stands for: one, ImageNet-V2's three, or ImageNet-C's 75 or 95.
+    """The test sets that `KIND=LOCATION` stands for: one, ImageNet-A's and -R's two ways of
+    counting, ImageNet-V2's three, ImageNet-9's variants, or ImageNet-C's 75 or 95.
 
     Raises UsageError that begins with the text where there is no such set or it is not whole.
     """

@@ -26,16 +26,26 @@ WNID = re.compile(r"n\d{8}")
 def open_imagenet(location: str, where: str) -> list[FileSet]:
     """The validation set in `location` or its subfolder val: 1,000 wnid folders of 50, or 50,000 files and their
     ground truth. Raises UsageError where it is not whole."""
+    listing, root = list_validation(location, where)
+    if listing.folders:
+        labels = folder_labels(listing, {wnid: label for label, wnid in enumerate(imagenet_wnids())})
+    else:
+        labels = _flat_labels(listing, root, where)
+    return [make_set("imagenet", listing, labels)]
+
+
+def list_validation(location: str, where: str) -> tuple[Listing, Path]:
+    """Images of the validation set and the folder they are in; without class folders where the archive is flat.
+
+    Raises UsageError where they are not 50 of each of 1,000 classes, or 50,000.
+    """
     root = existing_folder(location, where)
     root = root / "val" if (root / "val").is_dir() else root
     if any(entry.is_dir() and WNID.fullmatch(entry.name) for entry in root.iterdir()):
         listing = list_images(root, where)
         check_counts(listing, imagenet_wnids(), IMAGES_PER_CLASS, where)
-        labels = folder_labels(listing, {wnid: label for label, wnid in enumerate(imagenet_wnids())})
-    else:
-        listing = _list_flat(root, where)
-        labels = _flat_labels(listing, root, where)
-    return [make_set("imagenet", listing, labels)]
+        return listing, root
+    return _list_flat(root, where), root
 
 
 def make_set(name: str, listing: Listing, labels: tuple[tuple[int, ...], ...]) -> FileSet:

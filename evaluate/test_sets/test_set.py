@@ -153,17 +153,24 @@ def read_image(path: str) -> bytes:
         raise FormatError(f"{path}: missing") from error
 
 
-def check_counts(listing: Listing, expected: Sequence[str], images: int, where: str) -> None:
-    """Raise UsageError unless the folders are those `expected`, `images` in each; it names the first that differs."""
+def check_counts(listing: Listing, expected: Sequence[str], images: int | None, where: str) -> None:
+    """Raise UsageError unless the folders are those `expected`, `images` in each (None: any number); it names the first
+    that differs."""
     missing = sorted(set(expected) - set(listing.folders))
     unknown = sorted(set(listing.folders) - set(expected))
     if missing or unknown:
         found = [f"lacks class folders {_some(missing)}"] if missing else []
         found += [f"has {_some(unknown)}, which are none of its classes"] if unknown else []
-        raise UsageError(f"{where}: {' and '.join(found)}; expected {len(expected):,} class folders of {images} images")
+        each = f" of {images} images" if images else ""
+        raise UsageError(f"{where}: {' and '.join(found)}; expected {len(expected):,} class folders{each}")
     for folder, positions in zip(listing.folders, listing.class_ranges(), strict=True):
-        if len(positions) != images:
+        if images is not None and len(positions) != images:
             raise UsageError(f"{where}: {len(positions)} images in class folder {folder}; expected {images}")
+
+
+def incompleteness(found: int, published: int) -> str:
+    """What a protocol says where a set has another number of images than was published; empty where it is whole."""
+    return "" if found == published else f"; incomplete: {found:,} images, published are {published:,}"
 
 
 def folder_labels(listing: Listing, labels: dict[str, int]) -> tuple[tuple[int, ...], ...]:

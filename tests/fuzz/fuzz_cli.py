@@ -399,7 +399,7 @@ def main() -> None:
     with workplace() as folder:
         import torch  # noqa: F401
         from genint.evaluate import analyses, run  # noqa: F401
-        from genint.pipeline import build as _  # noqa: F401
+        from genint.pipeline.shards import driver as _  # noqa: F401
         from genint.train import trainer  # noqa: F401
         from genint.train.cli import main as train
 

@@ -1,0 +1,178 @@
+"""ImageNet-A, -R, Sketch, ReaL and ImageNet-9: labels, masks and metrics, on small copies of their layouts."""
+
+import json
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+import torch
+from genint.evaluate.metrics.accuracy import accuracy
+from genint.evaluate.prediction import predict
+from genint.evaluate.run import measure_biases
+from genint.evaluate.test_sets import imagenet as imagenet_module
+from genint.evaluate.test_sets import imagenet_real as real_module
+from genint.evaluate.test_sets import open_test_set
+from genint.manifests.errors import FormatError, UsageError
+from genint.manifests.inputs import imagenet_wnids
+from genint.train.checkpoint import Classifier, Preprocessing
+from PIL import Image
+from torch import Tensor, nn
+
+PLAIN = Preprocessing(None, 2, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+WNIDS = imagenet_wnids()
+THREE = WNIDS[:3]
+
+
+class Reader(nn.Module):
+    """Answers with the class that a picture's red and green say, and next with the class that blue adds to it."""
+
+    def __init__(self, classes: int = 1000) -> None:
+        super().__init__()
+        self.classes = classes
+
+    def forward(self, images: Tensor) -> Tensor:
+        red, green, blue = (images[:, :, 0, 0] * 255).round().long().T
+        first = (red + 250 * green) % self.classes
+        hot = nn.functional.one_hot(first, self.classes) * 3 + nn.functional.one_hot(
+            (first + blue) % self.classes, self.classes
+        )
+        return hot.float()
+
+
+def reader(names: tuple[str, ...] = WNIDS) -> Classifier:
+    return Classifier("reader", Reader(len(names)).eval(), "toy", names, PLAIN, "0" * 64)
+
+
+def write(path: Path, label: int, second: int = 0) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (2, 2), (label % 250, label // 250, second)).save(path)
+
+
+def own_classes(name: str) -> list[str]:
+    content = json.loads((files("genint.evaluate.test_sets") / "data" / f"{name}.json").read_text())
+    assert "MIT" in content["source"]
+    return content["wnids"]
+
+
+@pytest.mark.parametrize(("name", "published"), [("imagenet-a", "7,500"), ("imagenet-r", "30,000")])
+def test_sets_of_200_classes_are_measured_among_these_and_among_all(tmp_path: Path, name: str, published: str) -> None:
+    wnids = own_classes(name)
+    outside = next(label for label, wnid in enumerate(WNIDS) if wnid not in wnids)
+    for number, wnid in enumerate(wnids):
+        label = WNIDS.index(wnid)
+        # Every fourth picture looks first like a class outside of the set, then like its own.
+        first = outside if number % 4 == 0 else label
+        write(tmp_path / name / wnid / "0.png", first, (label - first) % 256 if number % 4 == 0 else 0)
+    narrow, wide = open_test_set(f"{name}={tmp_path / name}")
+    assert (narrow.name, wide.name) == (f"{name}:200", f"{name}:1000")
+    assert narrow.protocol.startswith("200-way: ") and wide.protocol.startswith("1,000-way: ")
+    assert f"incomplete: 200 images, published are {published}" in wide.protocol
+    reachable = sum(0 <= WNIDS.index(wnid) - outside < 256 for wnid in wnids[::4])
+    assert accuracy(predict(reader(), wide).hit1).hits == 150
+    assert accuracy(predict(reader(), narrow).hit1).hits == 150 + reachable
+    assert reachable > 0
+    (tmp_path / name / wnids[7] / "0.png").unlink()
+    with pytest.raises(UsageError, match=f"{wnids[7]}"):
+        open_test_set(f"{name}={tmp_path / name}")
+
+
+def test_sketches_are_of_all_classes(tmp_path: Path) -> None:
+    for label, wnid in enumerate(WNIDS):
+        write(tmp_path / "sketch" / wnid / "sketch_0.JPEG", label)
+    (one,) = open_test_set(f"imagenet-sketch={tmp_path}")
+    assert len(one) == 1000 and one.labels(999) == (999,) and one.marked == "official"
+    (tmp_path / "sketch" / WNIDS[3] / "sketch_0.JPEG").rename(tmp_path / "sketch" / WNIDS[2] / "other.JPEG")
+    (tmp_path / "sketch" / WNIDS[3]).rmdir()
+    with pytest.raises(UsageError, match=f"lacks class folders {WNIDS[3]}; expected 1,000 class folders"):
+        open_test_set(f"imagenet-sketch={tmp_path}")
+
+
+@pytest.fixture
+def flat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A validation archive of three classes, 150 images; image n is of class n % 3."""
+    monkeypatch.setattr(imagenet_module, "imagenet_wnids", lambda: THREE)
+    monkeypatch.setattr(real_module, "imagenet_wnids", lambda: THREE)
+    for number in range(1, 151):
+        write(tmp_path / "val" / f"ILSVRC2012_val_{number:08d}.png", number % 3)
+    return tmp_path
+
+
+def test_real_counts_any_of_several_labels_and_leaves_images_without_one_out(flat: Path) -> None:
+    # By number: own class; own and the next; the next alone; none.
+    labels = [[[n % 3], [n % 3, (n + 1) % 3], [(n + 1) % 3], []][n % 4] for n in range(1, 151)]
+    (flat / "real.json").write_text(json.dumps(labels))
+    (one,) = open_test_set(f"imagenet-real={flat}")
+    assert len(one) == 150 - 37 and "37 images without label left out" in one.protocol
+    found = predict(reader(THREE), one)
+    assert accuracy(found.hit1).hits == 37 + 38  # of the two kinds whose own class counts
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ([[0]] * 149, "expected a list with the labels of each of 150 images"),
+        ([[0]] * 149 + [[3]], "image 150: expected a list of labels from 0 to 2"),
+        ([[0]] * 149 + [0], "image 150: "),
+        ({"a": 1}, "expected a list"),
+    ],
+)
+def test_damaged_real_is_named_with_its_place(flat: Path, content: object, problem: str) -> None:
+    (flat / "real.json").write_text(json.dumps(content))
+    with pytest.raises(FormatError, match=rf"real\.json: {problem}"):
+        open_test_set(f"imagenet-real={flat}")
+
+
+def test_real_needs_its_labels_and_the_archives_names(flat: Path) -> None:
+    with pytest.raises(UsageError, match=r"no real\.json in .*reassessed-imagenet"):
+        open_test_set(f"imagenet-real={flat}")
+    (flat / "real.json").write_text(json.dumps([[0]] * 150))
+    (flat / "val" / "ILSVRC2012_val_00000001.png").rename(flat / "val" / "first.png")
+    with pytest.raises(UsageError, match=r"first\.png: expected the name that the archive gives it"):
+        open_test_set(f"imagenet-real={flat}")
+
+
+@pytest.fixture
+def nine(tmp_path: Path) -> Path:
+    """Two variants of ImageNet-9, ten images a group; class n is of group n % 10, and 9 stands for none."""
+    mapping = {str(label): label % 10 if label % 10 < 9 else -1 for label in range(1000)}
+    (tmp_path / "in_to_in9.json").write_text(json.dumps(mapping))
+    for variant, wrong in (("mixed_same", 2), ("mixed_rand", 5)):
+        for group in range(9):
+            for number in range(10):
+                # Right is any class of the group, not one alone; wrong are another group's and those of none.
+                label = 10 * number + (group if number >= wrong else 9 if number % 2 else (group + 1) % 9)
+                write(tmp_path / variant / "val" / f"0{group}_group" / f"{number}.png", label)
+    return tmp_path
+
+
+def test_imagenet_9_counts_any_class_of_the_group_and_gives_the_gap(nine: Path) -> None:
+    same, rand = open_test_set(f"imagenet-9={nine}")
+    assert (same.name, rand.name) == ("imagenet-9:mixed_same", "imagenet-9:mixed_rand")
+    assert "incomplete: 90 images, published are 4,050" in same.protocol
+    found = [(one, predict(reader(), one)) for one in (same, rand)]
+    assert [accuracy(predictions.hit1).value for _, predictions in found] == [0.8, 0.5]
+    (gap,) = measure_biases("reader", found)
+    assert (gap.name, gap.images) == ("background gap", 180)
+    assert gap.value == pytest.approx(0.3)
+    assert measure_biases("reader", found[:1]) == []
+
+
+def test_imagenet_9_needs_its_variants_groups_and_mapping(nine: Path) -> None:
+    with pytest.raises(UsageError, match="no variant in it"):
+        open_test_set(f"imagenet-9={nine / 'mixed_same'}")
+    (nine / "mixed_same" / "val" / "08_group").rename(nine / "mixed_same" / "val" / "fish")
+    with pytest.raises(UsageError, match=r"expected nine folders from 00_dog to 08_fish; found .*fish"):
+        open_test_set(f"imagenet-9={nine}")
+    damaged = [({"0": 9}, "'0': expected"), ({"1000": 0}, "'1000': expected"), ({"0": 0}, "group 1 has no")]
+    for content, problem in damaged:
+        (nine / "in_to_in9.json").write_text(json.dumps(content))
+        with pytest.raises(FormatError, match=rf"in_to_in9\.json: {problem}"):
+            open_test_set(f"imagenet-9={nine}")
+    (nine / "in_to_in9.json").unlink()
+    with pytest.raises(UsageError, match=r"no in_to_in9\.json in it or above; .*backgrounds_challenge"):
+        open_test_set(f"imagenet-9={nine}")
+
+
+def test_reader_answers_as_it_says() -> None:
+    logits = Reader()(torch.tensor([7.0, 1.0, 3.0]).view(1, 3, 1, 1) / 255)
+    assert logits[0].topk(2).indices.tolist() == [257, 260]
