@@ -7,7 +7,7 @@ import stat
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from .errors import UsageError
 from .pictures import IMAGE_EXTENSIONS
@@ -58,7 +58,7 @@ def find_files(top: Path, where: str) -> Found:
     try:
         for folder, entry in _walk(top, where, found):
             path = f"{folder}{entry.name}"
-            extension = PurePosixPath(entry.name).suffix.lower()
+            extension = os.path.splitext(entry.name)[1].lower()
             if extension not in IMAGE_EXTENSIONS and extension != ".tar":
                 found.others[extension] += 1
             else:

@@ -1,5 +1,6 @@
 """Natural images: whatever lies in the folder becomes a sample as it should be, or a hole that is counted."""
 
+import gzip
 import hashlib
 import io
 import json
@@ -543,6 +544,18 @@ def test_folder_label_error_is_a_recipe_error(photos: Path) -> None:
     facts = Facts(1, inputs={"photos": list_images(photos, "photos")})
     with pytest.raises(RecipeError, match="ant"):
         stream(labels="imagenet").check(facts)
+
+
+@pytest.mark.parametrize("change", [(b"ant/00.jpg", b"00.jpg"), (b"ant/00.jpg", b"ant/0.jpg"), (b"\n", b"")])
+def test_list_of_files_that_is_not_the_plans_is_refused(
+    build: RunCli, run_cli: RunCli, tmp_path: Path, change: tuple[bytes, bytes]
+) -> None:
+    assert build().exit_code == 0
+    path = tmp_path / "dataset" / "inputs" / "photos.tsv.gz"
+    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()).replace(*change)))
+    result = run_cli("verify", tmp_path / "dataset")
+    assert result.exit_code == 1
+    assert "inputs/photos.tsv.gz: " in result.err
 
 
 # Real photographs.
