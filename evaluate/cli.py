@@ -68,6 +68,7 @@ workers_option = click.option(
 @click.option("--imagenet-sketch", metavar="DIR", help="ImageNet-Sketch.")
 @click.option("--imagenet-real", metavar="DIR", help="ImageNet's validation images with ReaL's real.json beside them.")
 @click.option("--imagenet-9", metavar="DIR", help="ImageNet-9's variants, with in_to_in9.json beside them.")
+@click.option("--cue-conflict", metavar="DIR", help="Shape of one class, texture of another: shape bias.")
 @click.option(
     "--objectnet", metavar="DIR[:PROTOCOL]", help="ObjectNet as published: genint, challenge, zoom or restricted."
 )

@@ -186,6 +186,8 @@ def _check_request(
         raise UsageError(f"resize {resize}: expected a crop too, no larger than it")
     if isinstance(source, CorruptionSet):
         raise UsageError(f"{source.name}: corrupted already")
+    if source.groups is not None:
+        raise UsageError(f"{source.name}: its answers are groups of classes; a copy has one folder a class")
     if isinstance(source, FileSet):
         if isinstance(source, ObjectNetSet) or is_objectnet(source.root):
             raise UsageError(f"{source.name}: no image of ObjectNet may be written without its border")

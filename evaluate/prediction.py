@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import math
 import os
 import uuid
 import zipfile
@@ -43,7 +44,8 @@ PREFETCH: Final = 2
 class Predictions:
     """Of every image of a test set, by position.
 
-    top5: [N, 5] classes of the classifier, likeliest first; -1 where it has fewer.
+    top5: [N, 5] classes of the classifier (or groups of them, where the set has groups), likeliest first; -1 where
+    there are fewer.
     labels: [N, M] classes of the classifier that count as right; -1 fills rows of images that have fewer.
     confidence: [N] probability of the likeliest class.
     log_likelihood: [N] log probability of the right labels together.
@@ -85,7 +87,9 @@ def predict(
     classes = match_classes(test_set, classifier)
     model = classifier.model.to(device).eval()
     allowed = _allowed(test_set, classes, len(classifier.class_names), device)
-    images = _Batches(test_set, classifier.preprocessing, classes, batch_size)
+    groups = [torch.from_numpy(classes[list(group)]).long().to(device) for group in test_set.groups or ()]
+    answers = np.arange(len(groups), dtype=np.int32) if groups else classes
+    images = _Batches(test_set, classifier.preprocessing, answers, batch_size)
     on_gpu = torch.device(device).type == "cuda"
     batches = load_items(images, range(len(images)), workers, on_gpu, PREFETCH)
     top5: list[Tensor] = []
@@ -100,6 +104,9 @@ def predict(
             finite &= torch.isfinite(logits).all()
             if allowed is not None:
                 logits = logits.masked_fill(~allowed, -torch.inf)
+            if groups:
+                log_p = logits.log_softmax(1)
+                logits = torch.stack([log_p[:, group].logsumexp(1) - math.log(len(group)) for group in groups], 1)
             # Left on the device until the end: fetching a result would wait for it.
             top5.append(_likeliest(logits))
             sure.append(_log_probabilities(logits, torch.from_numpy(batch.labels).to(device)))
@@ -180,6 +187,7 @@ class Cache:
             "stamp": test_set.stamp(),
             "set_class_names": _digest(list(test_set.class_names)),
             "protocol": test_set.protocol,
+            "groups": _digest(test_set.groups),
             "precision": precision,
         }
         return CacheEntry(self.folder / f"{_digest(identity)}.npz", identity, len(test_set))

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from ..manifests.console import ProgressDisplay
 from ..manifests.errors import UsageError
 from ..train.checkpoint import Classifier, known_archs, load_classifier
@@ -16,6 +18,7 @@ from .metrics.accuracy import accuracy
 from .metrics.bootstrap import paired_bootstrap
 from .metrics.calibration import calibration_error, negative_log_likelihood
 from .metrics.corruption_error import ALEXNET_ERRORS, TEST_CORRUPTIONS, ce, mce, mean_error, relative_mce
+from .metrics.shape_bias import shape_bias
 from .prediction import Cache, Precision, Predictions, match_classes, predict_sets
 from .report.results import (
     Accuracy,
@@ -27,7 +30,7 @@ from .report.results import (
     describe_environment,
     shown_locations,
 )
-from .test_sets import CorruptionSet, TestSet, open_test_set
+from .test_sets import CorruptionSet, CueConflictSet, TestSet, open_test_set
 from .test_sets.streams import StreamSet
 from .test_sets.subset import first_of_each_class
 
@@ -178,7 +181,7 @@ def measure(
 
 
 def measure_biases(checkpoint: str, found: Sequence[tuple[TestSet, Predictions]]) -> list[Bias]:
-    """What sets say together of one classifier: ImageNet-9's background gap."""
+    """What answers say together of one classifier: ImageNet-9's background gap, and the shape bias of cue conflicts."""
     by_name = {test_set.name: predictions for test_set, predictions in found}
     same, rand = (by_name.get(f"imagenet-9:{variant}") for variant in ("mixed_same", "mixed_rand"))
     biases = []
@@ -186,6 +189,12 @@ def measure_biases(checkpoint: str, found: Sequence[tuple[TestSet, Predictions]]
         gap = accuracy(same.hit1).value - accuracy(rand.hit1).value
         words = "ImageNet-9: top-1 where backgrounds are of the object's own class, less that where they are of any"
         biases.append(Bias(checkpoint, "background gap", gap, len(same) + len(rand), words))
+    for test_set, predictions in found:
+        if isinstance(test_set, CueConflictSet):
+            share = shape_bias(predictions.top5[:, 0], predictions.labels[:, 0], np.array(test_set.textures))
+            if share:
+                words = "cue conflicts: of the answers that are the shape's class or the texture's, those for the shape"
+                biases.append(Bias(checkpoint, "shape bias", *share, words))
     return biases
 
 

@@ -50,6 +50,7 @@ class Pictures:
     marked: str = "own"
     notes: tuple[str, ...] = ()
     allowed: tuple[int, ...] | None = None
+    groups: tuple[tuple[int, ...], ...] | None = None
     several: bool = False
     damaged: int | None = None
 

@@ -173,6 +173,66 @@ def test_imagenet_9_needs_its_variants_groups_and_mapping(nine: Path) -> None:
         open_test_set(f"imagenet-9={nine}")
 
 
+def sixteen() -> dict[str, list[int]]:
+    content = json.loads((files("genint.evaluate.test_sets") / "data" / "sixteen-classes.json").read_text())
+    assert "MIT" in content["source"]
+    return {name: [WNIDS.index(wnid) for wnid in wnids] for name, wnids in sorted(content["classes"].items())}
+
+
+def test_cue_conflicts_are_answered_among_sixteen_and_give_the_shape_bias(tmp_path: Path) -> None:
+    classes = sixteen()
+    assert len(classes) == 16 and sum(map(len, classes.values())) == 207
+    names = list(classes)
+    for number, shape in enumerate(names):
+        texture, other = names[(number + 1) % 16], names[(number + 2) % 16]
+        # Eight answers for the shape, four for the texture, four for a third class; one where both agree.
+        answer = shape if number < 8 else texture if number < 12 else other
+        write(tmp_path / shape / f"{shape}1-{texture}2.png", classes[answer][-1])
+        write(tmp_path / shape / f"{shape}1-{shape}2.png", classes[shape][0])
+    (one,) = open_test_set(f"cue-conflict={tmp_path}")
+    assert len(one) == 16 and "incomplete: 16 images, published are 1,200" in one.protocol
+    # A reader as sure as this one: the mean over a group with one class of its own is smaller in a larger group.
+    sure = reader()
+    sure.model.register_forward_hook(lambda _module, _inputs, logits: 10 * logits)
+    found = predict(sure, one)
+    assert accuracy(found.hit1).hits == 8
+    (bias,) = measure_biases("sure", [(one, found)])
+    assert (bias.name, bias.images) == ("shape bias", 12)
+    assert bias.value == pytest.approx(8 / 12)
+
+
+def test_groups_are_answered_by_the_mean_probability_of_their_classes(tmp_path: Path) -> None:
+    classes = sixteen()
+    knife, bird = classes["knife"], classes["bird"]
+    assert len(knife) == 1 and len(bird) > 40
+    for name in classes:
+        write(tmp_path / name / f"{name}1-{'dog' if name != 'dog' else 'cat'}2.png", 0)
+    (one,) = open_test_set(f"cue-conflict={tmp_path}")
+
+    class Fixed(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            # Birds together have 0.6 and knives 0.1: by their sum a bird, by their mean a knife.
+            logits = torch.full((1000,), 0.3 / (999 - len(bird))).log()
+            logits[bird], logits[knife] = torch.tensor(0.6 / len(bird)).log(), torch.tensor(0.1).log()
+            return logits.expand(len(images), -1)
+
+    found = predict(Classifier("fixed", Fixed().eval(), "toy", WNIDS, PLAIN, "0" * 64), one)
+    assert set(found.top5[:, 0].tolist()) == {list(classes).index("knife")}
+    # Probabilities of the answers are the means, over their sum.
+    means = [0.1, 0.6 / len(bird)] + [0.3 / (999 - len(bird))] * 14
+    assert found.confidence[0] == pytest.approx(0.1 / sum(means), rel=1e-4)
+
+
+def test_names_of_cue_conflicts_must_say_shape_and_texture(tmp_path: Path) -> None:
+    for name in sixteen():
+        write(tmp_path / name / f"{name}1-{name}2.png", 0)
+    with pytest.raises(UsageError, match="one class in every image"):
+        open_test_set(f"cue-conflict={tmp_path}")
+    write(tmp_path / "cat" / "dog1-cat2.png", 0)
+    with pytest.raises(UsageError, match=r"cat/dog1-cat2\.png: expected a name such as cat1-"):
+        open_test_set(f"cue-conflict={tmp_path}")
+
+
 def test_reader_answers_as_it_says() -> None:
     logits = Reader()(torch.tensor([7.0, 1.0, 3.0]).view(1, 3, 1, 1) / 255)
     assert logits[0].topk(2).indices.tolist() == [257, 260]

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from ...manifests.errors import UsageError
+from .cue_conflict import CueConflictSet, open_cue_conflict
 from .folders import open_folder
 from .imagenet import open_imagenet
 from .imagenet_9 import open_imagenet_9
@@ -16,7 +17,7 @@ from .objectnet import open_objectnet
 from .streams import open_streams
 from .test_set import FileSet, Marked, TestSet
 
-__all__ = ["KINDS", "CorruptionSet", "FileSet", "Marked", "TestSet", "open_test_set"]
+__all__ = ["KINDS", "CorruptionSet", "CueConflictSet", "FileSet", "Marked", "TestSet", "open_test_set"]
 
 # What `KIND=LOCATION` may begin with: how to write it, and how it is opened.
 KINDS: dict[str, tuple[str, Callable[[str, str], Sequence[TestSet]]]] = {
@@ -28,6 +29,7 @@ KINDS: dict[str, tuple[str, Callable[[str, str], Sequence[TestSet]]]] = {
     "imagenet-sketch": ("imagenet-sketch=DIR", open_imagenet_sketch),
     "imagenet-real": ("imagenet-real=DIR", open_imagenet_real),
     "imagenet-9": ("imagenet-9=DIR", open_imagenet_9),
+    "cue-conflict": ("cue-conflict=DIR", open_cue_conflict),
     "objectnet": ("objectnet=DIR[:PROTOCOL]", open_objectnet),
     "folder": ("folder=DIR", open_folder),
     "corrupted": ("corrupted=DIR", open_corrupted),

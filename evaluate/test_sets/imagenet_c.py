@@ -54,6 +54,7 @@ class CorruptionSet:
     where: str
     notes: tuple[str, ...] = ()
     allowed: tuple[int, ...] | None = None
+    groups: tuple[tuple[int, ...], ...] | None = None
 
     @property
     def protocol(self) -> str:

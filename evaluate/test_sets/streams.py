@@ -26,6 +26,7 @@ class StreamSet:
     protocol: str = "the classifier's own resize and crop; label of the sample, matched with its classes by name"
     marked: Marked = "own"
     allowed: tuple[int, ...] | None = None
+    groups: tuple[tuple[int, ...], ...] | None = None
 
     def __len__(self) -> int:
         return len(self.samples)

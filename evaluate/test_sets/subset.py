@@ -44,6 +44,10 @@ class StreamSubset:
     def allowed(self) -> tuple[int, ...] | None:
         return self.whole.allowed
 
+    @property
+    def groups(self) -> tuple[tuple[int, ...], ...] | None:
+        return self.whole.groups
+
     def __len__(self) -> int:
         return len(self.positions)
 

@@ -53,6 +53,12 @@ class TestSet(Protocol):
         """Classes among which predictions are made; None for all of them."""
         ...
 
+    @property
+    def groups(self) -> tuple[tuple[int, ...], ...] | None:
+        """Where answers are groups of classes: the classes of each, whose mean probability is the group's. Labels are
+        then numbers of groups. None where each class is an answer."""
+        ...
+
     def __len__(self) -> int: ...
 
     def labels(self, position: int) -> tuple[int, ...]:
@@ -97,6 +103,7 @@ class FileSet:
     marked: Marked
     notes: tuple[str, ...] = ()
     allowed: tuple[int, ...] | None = None
+    groups: tuple[tuple[int, ...], ...] | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
