@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from genint.pipeline.biggan.fast_generator import FastGenerator, fold
 from genint.pipeline.biggan.generator import PUBLISHED_CONFIGS, make_random_generator
+from genint.pipeline.networks.kernels import repeatable_kernels
 from numpy.typing import NDArray
 from PIL import Image
 from pytorch_pretrained_biggan import BigGAN, BigGANConfig
@@ -106,7 +107,7 @@ def package_pixels(model: BigGAN, latent: Tensor, class_label: Tensor) -> NDArra
     """Pixels [1, H, W, 3] of the package's forward pass, whose class is a one-hot vector."""
     device = model.embeddings.weight.device
     class_vector = torch.eye(model.config.num_classes)[class_label]
-    with torch.inference_mode():
+    with torch.inference_mode(), repeatable_kernels():  # full precision on both sides
         images = model(latent.to(device), class_vector.to(device), 1.0)
     return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 
 import torch
+from genint.pipeline.networks.kernels import repeatable_kernels
 from genint.pipeline.style.gatys import Pair, Targets, find_targets, transfer_losses, transfer_styles
 from genint.pipeline.style.vgg import Vgg, make_random_vgg
 from torch import Tensor
@@ -90,6 +91,7 @@ def run_ours(network: Vgg, pairs: list[Pair], slots: int) -> Tensor:
     return torch.stack([result.image for result in results])
 
 
+@repeatable_kernels()  # full precision on both sides
 def run_jointly(network: Vgg, pairs: list[Pair]) -> Tensor:
     """Batches of 8 as one problem: the loss is the mean over the batch, and so are curvature and step."""
     weights, biases = ([t.clone().requires_grad_() for t in tensors] for tensors in (network.weights, network.biases))
