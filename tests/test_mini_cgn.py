@@ -10,6 +10,8 @@ from genint.pipeline.biggan.fast_generator import fold
 from genint.pipeline.biggan.generator import load_generator
 from genint.pipeline.cgn.composition import compose
 from genint.pipeline.cgn.mechanisms import BigGanCgn, fold_cgn, load_cgn
+from genint.pipeline.fitting import measure_cgn
+from genint.pipeline.mini.measure_generator import Reader
 from genint.pipeline.shards.settle import weights_location
 from torch import Tensor
 
@@ -56,3 +58,24 @@ def test_another_background_leaves_the_object_s_pixels_alone(latents: Tensor) ->
     change = (after - before).abs().mean(1, keepdim=True)
     assert change[mask > 0.9].mean() < 0.05
     assert change[mask < 0.1].mean() > 0.2
+
+
+def test_what_the_report_measures_without_readers_is_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A reader that has learned nothing: training one takes minutes, and masks and composition need none.
+    torch.manual_seed(0)
+    reader = Reader().eval()
+    monkeypatch.setattr(measure_cgn, "train_reader", lambda confounding: reader)
+    monkeypatch.setattr(measure_cgn, "GENERATED_PER_CLASS", 4)
+    monkeypatch.setattr(measure_cgn, "SLICES", {"train": 600, "test": 100})
+    measured = measure_cgn.measure_cgn(SHIPPED, weights_location("mini"))
+    report = json.loads((SHIPPED / "report.json").read_text())
+    assert measured.keys() == report.keys()
+    assert measured["weights_sha256"] == report["weights_sha256"]
+    assert measured["images"] == 40
+    assert measured["mask_iou"] == pytest.approx(report["mask_iou"], abs=0.08)
+    assert measured["composition_error"] == pytest.approx(report["composition_error"], abs=0.03)
+    # Whatever it reads, the object of one picture is one class's and chance is a tenth.
+    assert set(measured["recognised"]) == {
+        "real", "BigGAN", "one label", "background", "texture", "texture and background",
+    }  # fmt: skip
+    assert max(measured["recognised"].values()) < 0.5

@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...manifests.errors import GenintError, UsageError
-from ..networks.weights import load_weights
+from ...manifests.weights import load_weights_file
 from ..style.vgg import Vgg
 from .losses import Features
 
@@ -140,7 +141,7 @@ def _load_state(out: Path, learner: Learner, identity: Mapping[str, Any]) -> int
     path = out / STATE_NAME
     if not path.exists():
         return 0
-    state, _ = load_weights(path)
+    state, _ = load_weights_file(path, partial(torch.load, map_location="cpu", weights_only=True))
     found, wanted = json.loads(state["identity"]), json.loads(json.dumps(identity))
     changed = sorted(key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key))
     if changed:

@@ -28,8 +28,14 @@ def style_loss(features: Features, images: Tensor, target: Tensor, weights: Sequ
     total = images.new_zeros(())
     for weight, own, other in zip(weights, features(images), wanted, strict=True):
         if weight:
-            total = total + STYLE_SCALE * weight**2 * (gram_matrix(own) - gram_matrix(other)).abs().mean()
+            total = total + STYLE_SCALE * weight**2 * (_gram(own) - _gram(other)).abs().mean()
     return total
+
+
+def _gram(features: Tensor) -> Tensor:
+    """The Gram matrix in float32, under autocast too: three digits would hide what is left to match."""
+    with torch.autocast(features.device.type, enabled=False):
+        return gram_matrix(features.float())
 
 
 def mask_entropy(mask: Tensor) -> Tensor:
