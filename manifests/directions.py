@@ -2,9 +2,9 @@
 
 import math
 import os
+import re
 import uuid
 import zipfile
-import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import FormatError, UsageError
+from .errors import FormatError, UsageError, shorten
+from .weights import DAMAGE
 
 # Below this margin, another million samples of the same generator may find the opposite sign or a rotated pair. The
 # noise falls with the root of the samples: at 20,000, signs with margins of up to 9 % were found to flip, at 100,000 of
@@ -24,7 +25,10 @@ GANSPACE_KEYS = (
     "act_comp", "act_mean", "act_stdev", "lat_comp", "lat_mean", "lat_stdev", "var_ratio", "random_stdevs",
 )  # fmt: skip
 GENINT_KEYS = ("layer", "class_label", "source", "sign_margins", "value_margins", "samples")
+SOURCES = ("exact", "sampled", "imported")
 LENGTH_TOLERANCE = 1e-3
+LARGEST_FILE = 2**30  # bytes unpacked; those of the widest layers of BigGAN-deep have half of it
+LONGEST_NAME = 200
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,21 +224,31 @@ def load_directions(path: Path) -> Directions:
 
 
 def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file of directions")
     try:
         # numpy would leave a file open that it opened itself and found to be damaged.
         with path.open("rb") as stream:
+            if zipfile.is_zipfile(stream):
+                with zipfile.ZipFile(stream) as archive:
+                    unpacked = sum(member.file_size for member in archive.infolist())
+                if unpacked > LARGEST_FILE:
+                    raise FormatError(f"{path}: unpacks to {unpacked:,} bytes, limit {LARGEST_FILE:,}")
+            stream.seek(0)
             file = np.load(stream, allow_pickle=False)
             if isinstance(file, np.ndarray):
                 raise FormatError(f"{path}: one array where an .npz of directions was expected")
             missing = [key for key in GANSPACE_KEYS if key not in file.files]
             if missing:
                 raise FormatError(f"{path}: no {', '.join(missing)}; directions need {', '.join(GANSPACE_KEYS)}")
-            return {key: file[key] for key in (*GANSPACE_KEYS, *GENINT_KEYS) if key in file.files}
-    except FileNotFoundError as error:
-        raise UsageError(f"{path}: no such file of directions") from error
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        reason = str(error).splitlines()[0]
-        raise FormatError(f"{path}: not a readable .npz of directions: {reason}") from error
+            arrays = {key: file[key] for key in (*GANSPACE_KEYS, *GENINT_KEYS) if key in file.files}
+    except (*DAMAGE, SyntaxError) as error:
+        reason = re.sub(r" object at 0x[0-9a-f]+", "", (str(error) or type(error).__name__).splitlines()[0])
+        raise FormatError(f"{path}: not a readable .npz of directions: {shorten(reason)}") from error
+    for key, array in arrays.items():
+        if not isinstance(array, np.ndarray):
+            raise FormatError(f"{path}: {key} is no array")
+    return arrays
 
 
 def _check_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
@@ -256,9 +270,15 @@ def _check_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
         if array.shape != expected.get(key, array.shape):
             raise FormatError(f"{path}: {key} has shape {array.shape}, expected {expected[key]}")
         if key in ("layer", "source"):
+            if array.dtype.kind != "U" or len(str(array)) > LONGEST_NAME:
+                raise FormatError(f"{path}: {key} ({array.dtype}) is no short text")
             continue
         if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
             raise FormatError(f"{path}: {key} ({array.dtype}) holds values that are not finite numbers")
+    # GANSpace's own files have neither margins nor a source; ours have all three.
+    source = str(arrays.get("source", "absent" if "sign_margins" in arrays else "imported"))
+    if source not in SOURCES:
+        raise FormatError(f"{path}: source is {source}, expected {', '.join(SOURCES)}")
     if "samples" in arrays and arrays["samples"] < 1:
         raise FormatError(f"{path}: samples = {arrays['samples']}, expected 1 or more")
     for key in ("act_stdev", "lat_stdev"):

@@ -1,6 +1,9 @@
 """Exact directions, their file, and interventions along them."""
 
+import zipfile
+from collections.abc import Callable
 from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -344,4 +347,45 @@ def test_a_cut_or_foreign_file_is_refused_and_a_missing_one_named(directions, tm
     with path.open("wb") as file:
         np.save(file, np.zeros(3))
     with pytest.raises(FormatError, match="one array where"):
+        load_directions(path)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda members: members.update({"layer.npy": b"hello"}), "layer is no array"),
+        (lambda members: members.pop("source.npy"), "source is absent, expected exact, sampled, imported"),
+        (lambda members: members.update({"layer.npy": members["class_label.npy"]}), "layer .* no short text"),
+        (lambda members: members.update({"x.npy": bytes(2**20)}), "unpacks to .* bytes, limit 1,000,000"),
+    ],
+)
+def test_a_file_of_directions_is_looked_at_before_it_is_believed(
+    spoil: Callable[..., object],
+    message: str,
+    directions: Directions,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("genint.manifests.directions.LARGEST_FILE", 1_000_000)
+    path = tmp_path / "d.npz"
+    save_directions(directions, path)
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+        spoil(members)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    with pytest.raises(FormatError, match=message):
+        load_directions(path)
+
+
+def test_a_member_of_an_unknown_compression_is_refused(directions: Directions, tmp_path: Path) -> None:
+    path = tmp_path / "d.npz"
+    save_directions(directions, path)
+    content = bytearray(path.read_bytes())
+    for mark, at in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
+        place = content.find(mark) + at
+        content[place : place + 2] = (99).to_bytes(2, "little")
+    path.write_bytes(content)
+    with pytest.raises(FormatError, match=r"not a readable \.npz of directions: That compression method"):
         load_directions(path)

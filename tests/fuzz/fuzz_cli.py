@@ -399,7 +399,8 @@ def main() -> None:
     with workplace() as folder:
         import torch  # noqa: F401
         from genint.evaluate import analyses, run  # noqa: F401
-        from genint.pipeline.shards import driver as _  # noqa: F401
+        from genint.pipeline.release import close, preview  # noqa: F401
+        from genint.pipeline.shards import driver, estimate, settle, show_directions  # noqa: F401
         from genint.train import trainer  # noqa: F401
         from genint.train.cli import main as train
 

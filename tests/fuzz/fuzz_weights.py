@@ -222,7 +222,8 @@ def mutate_file(rng: random.Random, content: bytes, parsed: Any) -> tuple[bytes,
             {"x": evil} if form == "in a dict" else evil, form.startswith("legacy")
         ), f"{form}: {evil.call[0].__name__}"
     if kind == "legacy":
-        return mutate_bytes(rng, saved(parsed, legacy=True))
+        content, note = mutate_bytes(rng, saved(parsed, legacy=True))
+        return content, f"legacy: {note}"
     name = rng.choice(
         [
             "empty",
@@ -569,6 +570,10 @@ def case(rng: random.Random, things: Things, tally: Tally, only: str | None) -> 
             wrong = "measured other predictions" if result.value[0] != things.truth[name] else None
         else:
             wrong = None if equal(result.value[0], things.truth[name]) else "other weights"
+        if wrong == "other weights" and note.startswith("legacy") and name in ("generator", "encoder"):
+            # PyTorch's old format, in which others publish theirs, has no checksums. Their digest is recorded with what
+            # is made of them; our own checkpoints are refused in that format.
+            wrong = None
         kinds = ("nan", "dtype", "huge", "replace", "other type", "shape")
         if wrong in (
             "other weights",
