@@ -8,13 +8,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from itertools import accumulate
+from pathlib import PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .errors import FormatError
 from .manifest import Record, StreamEntry, read_records
-from .shard import Index, read_index, read_sample
+from .shard import Index, index_path, read_index, read_sample
 from .storage import Storage
 from .tar_members import BLOCK, Member
 
@@ -65,6 +66,24 @@ def check_shard(storage: Storage, record: Record) -> None:
         raise FormatError(f"{storage / record.path}: missing") from error
     if digest != record.sha256:
         raise FormatError(f"{storage / record.path}: sha256 differs from its record's")
+
+
+def read_recorded_index(storage: Storage, record: Record) -> Index:
+    """The index of a shard. Raises FormatError where it is missing or not what the record says."""
+    name = str(index_path(PurePosixPath(record.path)))
+    try:
+        content = storage.read(name)
+    except FileNotFoundError as error:
+        raise FormatError(f"{storage / name}: missing") from error
+    if hashlib.sha256(content).hexdigest() != record.index_sha256:
+        raise FormatError(f"{storage / name}: sha256 differs from its record's")
+    try:
+        index = read_index(content.decode("ascii"))
+    except (ValueError, IndexError) as error:
+        raise FormatError(f"{storage / name}: not an index: {error}") from error
+    if len(index) != record.samples:
+        raise FormatError(f"{storage / name}: {len(index)} samples, its record says {record.samples}")
+    return index
 
 
 class StreamSamples:
@@ -144,18 +163,7 @@ class StreamSamples:
         return content
 
     def _read_index(self, shard: int) -> Index:
-        record = self.records[shard]
-        name = record.path.removesuffix(".tar") + ".idx"
-        try:
-            content = self.storage.read(name)
-        except FileNotFoundError as error:
-            raise FormatError(f"{self.storage / name}: missing") from error
-        if hashlib.sha256(content).hexdigest() != record.index_sha256:
-            raise FormatError(f"{self.storage / name}: sha256 differs from its record's")
-        index = read_index(content.decode("ascii"))
-        if len(index) != record.samples:
-            raise FormatError(f"{self.storage / name}: {len(index)} samples, its record says {record.samples}")
-        return index
+        return read_recorded_index(self.storage, self.records[shard])
 
     def _reopen_after_fork(self) -> None:
         # Clients of buckets refuse to work in a forked process; files read by position do not mind.

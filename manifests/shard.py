@@ -22,6 +22,7 @@ from .tar_members import BLOCK, Member, iterate_members, split_name
 INDEX_VERSION = "v1.2"
 # In the name of every file that is still being written.
 TEMPORARY = ".tmp."
+_LEFTOVER = re.compile(r"\.tmp\.[0-9a-f]{32}$")
 # Printable ASCII. A dot ends the key for every reader of the format; a blank would end a field of the index.
 KEY = re.compile(r"[!-\-0-~]+")
 # Lower case: webdataset folds the rest.
@@ -60,7 +61,7 @@ class ShardWriter:
         self._temporary_index = path.with_name(f"{self.index_path.name}{TEMPORARY}{token}")
         self._digest = hashlib.sha256()
         self._offset = 0
-        self._lines: dict[str, str] = {}
+        self._index: Index = {}
         self.summary: ShardSummary | None = None
 
     def __enter__(self) -> Self:
@@ -72,20 +73,19 @@ class ShardWriter:
         """Append the members of one sample (extension to content), sorted by extension."""
         if not KEY.fullmatch(key):
             raise ValueError(f"sample key {key!r}: must be printable ASCII without blank, dot or slash")
-        if key in self._lines:
+        if key in self._index:
             raise ValueError(f"sample key {key!r}: stands in {self.path.name} already")
         if not members:
             raise ValueError(f"sample {key!r}: has no members")
-        fields: list[str] = []
+        placed: dict[str, Member] = {}
         for extension, content in sorted(members.items()):
             if not EXTENSION.fullmatch(extension):
                 raise ValueError(f"sample {key!r}: extension {extension!r} must be lower-case ASCII such as mask.png")
-            name = f"{key}.{extension}"
-            self._write(_header(name, len(content)))
-            fields += [extension, str(self._offset), str(len(content)), name]
+            self._write(_header(f"{key}.{extension}", len(content)))
+            placed[extension] = Member(self._offset, len(content))
             self._write(content)
             self._write(b"\0" * (-len(content) % BLOCK))
-        self._lines[key] = " ".join(fields)
+        self._index[key] = placed
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -103,7 +103,7 @@ class ShardWriter:
         # End of archive: two zero blocks, then zeros up to tar's customary record.
         self._write(b"\0" * (2 * BLOCK))
         self._write(b"\0" * (-self._offset % tarfile.RECORDSIZE))
-        index = "".join(f"{line}\n" for line in (f"{INDEX_VERSION} {len(self._lines)}", *self._lines.values())).encode()
+        index = format_index(self._index)
         with open(self._temporary_index, "wb") as index_file:
             index_file.write(index)
             _sync(index_file)
@@ -114,7 +114,7 @@ class ShardWriter:
         os.replace(self._temporary_index, self.index_path)
         os.replace(self._temporary, self.path)
         sync_folder(self.path.parent)
-        keys = list(self._lines)
+        keys = list(self._index)
         self.summary = ShardSummary(
             bytes=self._offset,
             sha256=self._digest.hexdigest(),
@@ -165,6 +165,14 @@ def sha256_of_file(path: Path) -> str:
     """Digest of a local file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sweep(folder: Path) -> None:
+    """Remove what writers that were killed left in a local folder and below. Only for who holds the folder's lock."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            if _LEFTOVER.search(name):
+                Path(parent, name).unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:
@@ -218,6 +226,14 @@ def _position(text: str) -> int:
     if not text.isdigit() or len(text) > 18:  # more than any file holds, and than numpy counts
         raise ValueError(f"{text[:40]!r} is no offset or size")
     return int(text)
+
+
+def format_index(index: Index) -> bytes:
+    """The content of an index file."""
+    lines = [f"{INDEX_VERSION} {len(index)}"]
+    for key, members in index.items():
+        lines.append(" ".join(f"{ext} {member.offset} {member.size} {key}.{ext}" for ext, member in members.items()))
+    return "".join(f"{line}\n" for line in lines).encode()
 
 
 def read_sample(file: int, members: Mapping[str, Member]) -> dict[str, bytes]:

@@ -25,10 +25,10 @@ from .manifest import (
     dump_json,
     part_name,
 )
+from .records import StreamTotals, part_shards, read_planned_part, sum_lines
 from .shard import TEMPORARY, index_path, load_index, make_index, read_sample, sha256_of_file
 from .sources.stream import Sample
 from .storage import Storage
-from .totals import StreamTotals, part_shards, read_planned_part, sum_lines
 from .wds_info import info_name, make_info
 
 FLOAT_TOLERANCE = 1e-12

@@ -5,7 +5,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -155,16 +155,15 @@ def build_shards(
 
     The same command continues what was interrupted.
     """
-    from ..manifests.console import ProgressDisplay, format_bytes
+    from ..manifests.console import format_bytes
     from ..manifests.manifest import MANIFEST
     from ..manifests.recipe import load_recipe
     from ..manifests.storage import Storage
-    from .release.close import excess_failures, release
+    from .release.close import excess_failures, find_problems, release, reopen
     from .release.preview import write_previews
-    from .shards.driver import Build
     from .shards.environment import check_device
     from .shards.estimate import warn_of_long_work
-    from .shards.settle import driver_lock, gather, settle
+    from .shards.settle import driver_lock, gather, settle, write_derived
     from .shards.worker import WorkerSettings
 
     if address and executor != "ray":
@@ -181,52 +180,92 @@ def build_shards(
         return
     with driver_lock(storage):
         dataset = settle(ingredients, storage, own_device)
+        lacking = find_problems(dataset) if storage.exists(MANIFEST) else []
+        complete = storage.exists(MANIFEST) and not lacking
+        if lacking:
+            for line in lacking[:5]:
+                click.echo(f"not complete: {shorten(line, LONGEST_MESSAGE)}", err=True)
+            reopen(dataset)
+            write_derived(ingredients, storage)
         settings = WorkerSettings(storage.absolute, worker_device, ingredients.weights, ingredients.roots)
         cores = workers or len(os.sched_getaffinity(0))
         for line in warn_of_long_work(dataset, names, worker_device, cores):
             click.echo(f"warning: {line}", err=True)
-        pool = _make_pool(settings, executor, workers, address)
-        build = Build(dataset, pool, names)
-        try:
-            with _interruptible(build), ProgressDisplay(loaded.name, "samples") as display:
-                for progress in build.run():
-                    note = f"{progress.done_shards:,} of {progress.total_shards:,} shards"
-                    display.update(progress.done_samples, progress.total_samples, note)
-                    if progress.message:
-                        display.print(progress.message)
-        except GenintError as error:
-            raise type(error)(f"{error}; to resume: {_this_command()}") from error
-        finally:
-            pool.close()
-        if build.stopping:
-            click.echo(f"interrupted; to resume: {_this_command()}", err=True)
-            sys.exit(130)
-        if build.faults:
-            (name, index), reason = next(iter(build.faults.items()))
-            raise GenintError(
-                f"{len(build.faults)} shards failed, first {name} shard {index}: {reason}; "
-                f"to try again: {_this_command()}"
-            )
-        if set(names) != {stream.name for stream in loaded.streams}:
-            click.echo(f"built {', '.join(names)}; the manifest is written when every stream is there")
-            return
+        made: set[tuple[str, int]] = set()
+        lost_workers = 0
+        while not complete:
+            build = _build(dataset, names, lambda: _make_pool(settings, executor, workers, address))
+            made |= build.made
+            lost_workers += build.lost_workers
+            if set(names) != {stream.name for stream in loaded.streams}:
+                click.echo(f"built {', '.join(names)}; the manifest is written when every stream is there")
+                return
+            complete = not _drop_unsound(dataset, made)
         if storage.exists(MANIFEST):
             click.echo("complete already")
         else:
             write_previews(dataset, names)
-            manifest = release(dataset, build.lost_workers)
+            manifest = release(dataset, lost_workers)
             size = sum(stream.bytes for stream in manifest.streams)
             count = sum(stream.samples for stream in manifest.streams)
             click.echo(f"{count:,} samples in {sum(s.shards for s in manifest.streams):,} shards, {format_bytes(size)}")
             for stream in manifest.streams:
                 for remark, number in sorted(stream.remarks.items()):
                     click.echo(f"stream {stream.name}: {number:,} of {stream.samples:,} samples {remark}")
+            lacking = find_problems(dataset)
+            if lacking:
+                raise GenintError(f"{storage}: {lacking[0]}{f' (and {len(lacking) - 1} more)' if lacking[1:] else ''}")
         for name in names:
             click.echo(f"contact sheet: {storage / f'preview/{name}.jpg'}")
         click.echo(f"manifest: {storage / MANIFEST}")
         excess = excess_failures(dataset)
         if excess:
             raise GenintError("; ".join(excess))
+
+
+def _build(dataset: "Dataset", names: list[str], start_pool: "Callable[[], WorkerPool]") -> "Build":
+    """Make the missing shards of these streams, with all that a user sees of it. Ends the command where it stops."""
+    from ..manifests.console import ProgressDisplay
+    from .shards.driver import Build
+
+    pool = start_pool()
+    build = Build(dataset, pool, names)
+    try:
+        with _interruptible(build), ProgressDisplay(dataset.recipe.name, "samples") as display:
+            for progress in build.run():
+                note = f"{progress.done_shards:,} of {progress.total_shards:,} shards"
+                display.update(progress.done_samples, progress.total_samples, note)
+                if progress.message:
+                    display.print(shorten(progress.message, LONGEST_MESSAGE))
+    except GenintError as error:
+        raise type(error)(f"{error}; to resume: {_this_command()}") from error
+    finally:
+        pool.close()
+    if build.stopping:
+        click.echo(f"interrupted; to resume: {_this_command()}", err=True)
+        sys.exit(130)
+    if build.faults:
+        (name, index), reason = next(iter(build.faults.items()))
+        raise GenintError(
+            f"{len(build.faults)} shards failed, first {name} shard {index}: {reason}; to try again: {_this_command()}"
+        )
+    return build
+
+
+def _drop_unsound(dataset: "Dataset", made: set[tuple[str, int]]) -> int:
+    """Check the shards that earlier commands made; the number of those that have to be made again."""
+    from ..manifests.console import ProgressDisplay
+    from .release.close import drop_unsound
+
+    total = sum(dataset.plan(stream.name).num_shards for stream in dataset.recipe.streams) - len(made)
+    dropped = 0
+    with ProgressDisplay("check", "shards") as display:
+        for done, problem in enumerate(drop_unsound(dataset, made), 1):
+            if problem:
+                dropped += 1
+                display.print(shorten(f"{problem}; made again", LONGEST_MESSAGE))
+            display.update(done, total)
+    return dropped
 
 
 def _make_pool(settings: "WorkerSettings", executor: str, workers: int | None, address: str | None) -> "WorkerPool":

@@ -2,37 +2,37 @@
 
 import hashlib
 import re
-from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...manifests.dataset import Dataset, input_name
+from ...manifests.dataset import Dataset
 from ...manifests.errors import FormatError, shorten
 from ...manifests.manifest import (
     FOLDER_SIZE,
     MANIFEST,
     PART_SIZE,
-    RECIPE,
     RECORDS,
     SUMS,
     Environment,
     Manifest,
-    Part,
     Record,
-    StreamEntry,
+    environment_name,
     load_manifest,
     part_name,
     read_records,
     record_name,
+    shard_name,
 )
-from ...manifests.shard import TEMPORARY, index_path
+from ...manifests.records import StreamTotals, check_record, part_shards, sum_lines
+from ...manifests.samples import check_shard
+from ...manifests.shard import format_index, index_path, make_index
 from ...manifests.sources.stream import StreamPlan
 from ...manifests.storage import Storage
+from ...manifests.verification import other_files, verify_manifest, verify_shard
 from .card import write_card
 
 
@@ -62,46 +62,104 @@ class RecordStore:
                         array[int(match[1])] = True
         return np.flatnonzero(~(recorded & present))
 
-    def sweep(self, stream: str, num_shards: int) -> None:
-        """Remove what writers that were killed left beside the shards. Only for the holder of the driver's lock."""
-        if not self._storage.local:
-            return  # a put into a bucket leaves nothing half done
-        for start in range(0, num_shards, FOLDER_SIZE):
-            folder = f"{stream}/{start // FOLDER_SIZE:04d}"
-            for name in self._storage.list(folder):
-                if TEMPORARY in name:
-                    self._storage.remove(f"{folder}/{name}")
-
     def reopen(self) -> None:
         """The dataset is not complete (any more): take the mark of completeness away before anything changes."""
         self._storage.remove(MANIFEST)
 
-    def records(self, stream: str, num_shards: int) -> Iterator[list[Record]]:
+    def records(self, plan: StreamPlan) -> Iterator[list[Record]]:
         """All records in shard order, in the lists that become parts. Memory does not grow with the dataset."""
-        for start in range(0, num_shards, PART_SIZE):
-            base = self._base(stream, start // PART_SIZE)
-            fresh: set[str] = set()
-            for folder in range(start // FOLDER_SIZE, -(-(start + PART_SIZE) // FOLDER_SIZE)):
-                fresh |= {f"{folder:04d}/{name}" for name in self._storage.list(f"{RECORDS}/{stream}/{folder:04d}")}
-            part = []
-            for index in range(start, min(start + PART_SIZE, num_shards)):
-                name = record_name(stream, index)
-                if name.removeprefix(f"{RECORDS}/{stream}/") in fresh:
-                    part.append(Record.model_validate_json(self._storage.read(name)))
-                else:
-                    part.append(base[index])
-            yield part
+        for part_index, shards in enumerate(part_shards(plan)):
+            base = self._base(plan, part_index)
+            yield [self._read(plan, shard_index, base) for shard_index in shards]
+
+    def drop_unsound(self, plan: StreamPlan, dataset: Dataset, made: Set[tuple[str, int]]) -> Iterator[str]:
+        """Check the shards that were there before this build made its own: each against record and plan, byte by byte.
+
+        An index is made again from its tar. What is not sound goes, record and shard, and is made again by the next
+        round; yields a line for each, and an empty one for each that is sound. Raises FormatError where a part is
+        damaged.
+        """
+        name = plan.stream.name
+        for part_index, shards in enumerate(part_shards(plan)):
+            base = self._base(plan, part_index)
+            for shard_index in shards:
+                if (name, shard_index) in made:
+                    continue
+                try:
+                    record = self._read(plan, shard_index, base)
+                    self._load_environment(record.environment)
+                    _restore_index(self._storage, record)
+                    problem = next(iter(verify_shard(dataset, record)), "")
+                except FormatError as error:
+                    problem = str(error)
+                if problem:
+                    self._storage.remove(record_name(name, shard_index))
+                    self._storage.remove(shard_name(name, shard_index))
+                yield problem
+
+    def environments(self, keys: Iterable[str]) -> dict[str, Environment]:
+        """What the records mean by these environments. Raises FormatError where one is missing or altered."""
+        return {key: self._load_environment(key) for key in sorted(keys)}
 
     def clear(self, stream: str) -> None:
         """Drop the record files of a stream whose parts are written."""
         self._storage.remove(f"{RECORDS}/{stream}")
 
-    def _base(self, stream: str, part_index: int) -> dict[int, Record]:
-        name = part_name(stream, part_index)
-        if not self._storage.exists(name):
+    def _load_environment(self, key: str) -> Environment:
+        path = environment_name(key)
+        if not self._storage.exists(path):
+            raise FormatError(f"{self._storage / path}: missing")
+        environment = Environment.from_json(self._storage.read(path), self._storage / path)
+        if environment.id != key:
+            raise FormatError(f"{self._storage / path}: altered")
+        return environment
+
+    def _read(self, plan: StreamPlan, shard_index: int, base: Mapping[int, Record]) -> Record:
+        path = record_name(plan.stream.name, shard_index)
+        try:
+            record = Record.from_json(self._storage.read(path), self._storage / path)
+        except FileNotFoundError as error:
+            if shard_index not in base:
+                raise FormatError(f"{self._storage / path}: missing") from error
+            record = base[shard_index]
+        check_record(plan, shard_index, record, self._storage / path)
+        return record
+
+    def _base(self, plan: StreamPlan, part_index: int) -> dict[int, Record]:
+        """Records of a part that an earlier release wrote."""
+        path = part_name(plan.stream.name, part_index)
+        if not self._storage.exists(path):
             return {}
-        records = (Record.model_validate_json(line) for line in self._storage.read(name).splitlines())
+        try:
+            records = [Record.from_json(line, self._storage / path) for line in self._storage.read(path).splitlines()]
+        except FormatError as error:
+            raise FormatError(f"{error}; restore it from a copy, or remove it to have its shards made again") from error
         return {record.shard_index: record for record in records}
+
+
+def drop_unsound(dataset: Dataset, made: Set[tuple[str, int]]) -> Iterator[str]:
+    """`RecordStore.drop_unsound` of every stream."""
+    store = RecordStore(dataset.storage)
+    for stream in dataset.recipe.streams:
+        yield from store.drop_unsound(dataset.plan(stream.name), dataset, made)
+
+
+def find_problems(dataset: Dataset) -> list[str]:
+    """What a dataset that has a manifest lacks of being complete; bytes inside its shards are left to `verify`."""
+    try:
+        return [*verify_manifest(dataset, load_manifest(dataset.storage))]
+    except FormatError as error:
+        return [str(error)]
+
+
+def reopen(dataset: Dataset) -> None:
+    """Make a finished dataset one under way, so that what it lacks is made."""
+    try:
+        for environment in load_manifest(dataset.storage).environments.values():
+            dataset.storage.write(environment_name(environment.id), environment.to_json())
+    except FormatError:
+        pass  # the environments' own files have to do
+    RecordStore(dataset.storage).reopen()
 
 
 def release(dataset: Dataset, lost_workers: int = 0) -> Manifest:
@@ -115,8 +173,7 @@ def release(dataset: Dataset, lost_workers: int = 0) -> Manifest:
         with open(sums_path, "w") as sums:
             plans = (dataset.plan(stream.name) for stream in recipe.streams)
             closed = [_close_stream(store, storage, plan, sums.write) for plan in plans]
-            extra = [entry.directions] if entry.directions else []
-            for name in [*extra, *(input_name(n) for n in recipe.listed_inputs()), RECIPE]:
+            for name in other_files(dataset):
                 sums.write(f"{storage.sha256(name)}  {name}\n")
         sums_sha256 = hashlib.sha256(sums_path.read_bytes()).hexdigest()
 
@@ -127,14 +184,11 @@ def release(dataset: Dataset, lost_workers: int = 0) -> Manifest:
         sums_sha256=sums_sha256,
         generator=entry.generator,
         directions=entry.directions,
-        environments={
-            key: Environment.model_validate_json(storage.read(f"{RECORDS}/environments/{key}.json"))
-            for key in sorted(set().union(*(stream.environments for stream in closed)))
-        },
-        streams=[stream.entry for stream in closed],
+        environments=store.environments(set().union(*(total.environments for total in closed))),
+        streams=[total.entry() for total in closed],
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
-        shard_seconds=round(sum(stream.seconds for stream in closed), 1),
-        retried_shards=sum(stream.retried_shards for stream in closed),
+        shard_seconds=round(sum(total.seconds for total in closed), 1),
+        retried_shards=sum(total.retried for total in closed),
         lost_workers=lost_workers,
     )
     write_card(dataset, manifest)
@@ -145,73 +199,42 @@ def release(dataset: Dataset, lost_workers: int = 0) -> Manifest:
     return manifest
 
 
-@dataclass(frozen=True)
-class _ClosedStream:
-    entry: StreamEntry
-    environments: set[str]
-    seconds: float
-    retried_shards: int
-
-
 def _close_stream(
     store: RecordStore, storage: Storage, plan: StreamPlan, write_sum: Callable[[str], object]
-) -> _ClosedStream:
+) -> StreamTotals:
     """Compact a stream's records into parts and list the digests of its shards, a part at a time."""
-    stream = plan.stream
-    parts: list[Part] = []
-    environments: set[str] = set()
-    reasons: Counter[str] = Counter()
-    remarks: Counter[str] = Counter()
-    size, seconds, retried = 0, 0.0, 0
-    for part_index, records in enumerate(store.records(stream.name, plan.num_shards)):
+    total = StreamTotals(plan)
+    for part_index, records in enumerate(store.records(plan)):
         for record in records:
             _check_sizes(storage, record)
-            index = index_path(PurePosixPath(record.path))
-            write_sum(f"{record.sha256}  {record.path}\n{record.index_sha256}  {index}\n")
-            environments.add(record.environment)
-            reasons.update(failure.reason for failure in record.failures)
-            remarks.update(record.remarks)
-            size, seconds, retried = size + record.bytes, seconds + record.seconds, retried + (record.attempt > 1)
+            for digest, name in sum_lines(record):
+                write_sum(f"{digest}  {name}\n")
         content = b"".join(record.model_dump_json().encode() + b"\n" for record in records)
-        name = part_name(stream.name, part_index)
-        storage.write(name, content)
-        parts.append(
-            Part(
-                path=name,
-                sha256=hashlib.sha256(content).hexdigest(),
-                first_shard=records[0].shard_index,
-                shards=len(records),
-                samples=sum(record.samples for record in records),
-            )
-        )
-    entry = StreamEntry(
-        name=stream.name,
-        source=stream.source,
-        role=stream.role,
-        split=stream.split,
-        image_extension=stream.extension,
-        class_names=list(stream.class_names(plan.facts)),
-        samples=sum(part.samples for part in parts),
-        shards=plan.num_shards,
-        bytes=size,
-        failures=dict(reasons),
-        remarks=dict(remarks),
-        parts=parts,
-    )
-    return _ClosedStream(entry, environments, seconds, retried)
+        storage.write(part_name(plan.stream.name, part_index), content)
+        total.add(records, content)
+    return total
 
 
 def _check_sizes(storage: Storage, record: Record) -> None:
-    index = str(index_path(PurePosixPath(record.path)))
-    for name, expected in ((record.path, record.bytes), (index, record.index_bytes)):
+    for (_, name), expected in zip(sum_lines(record), (record.bytes, record.index_bytes), strict=True):
         found = storage.size(name)
         if found != expected:
-            storage.remove(record_name(record.stream, record.shard_index))
-            storage.remove(record.path)
             raise FormatError(
                 f"{storage / name}: {'missing' if found is None else f'{found} bytes'}, its record says {expected}; "
                 "run the same command again to make it anew"
             )
+
+
+def _restore_index(storage: Storage, record: Record) -> None:
+    """Write the index of a shard again where it is not as recorded and the shard's tar gives it."""
+    name = str(index_path(PurePosixPath(record.path)))
+    if storage.exists(name) and storage.sha256(name) == record.index_sha256:
+        return
+    check_shard(storage, record)
+    with storage.fetched(record.path) as path:
+        content = format_index(make_index(path))
+    if hashlib.sha256(content).hexdigest() == record.index_sha256:
+        storage.write(name, content)
 
 
 def excess_failures(dataset: Dataset) -> list[str]:

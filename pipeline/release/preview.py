@@ -1,18 +1,16 @@
 """Contact sheets of a dataset's streams: a few samples of each class, to look at."""
 
 import io
-import os
 from collections.abc import Iterator, Mapping, Sequence
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from ...manifests.dataset import Dataset
-from ...manifests.manifest import shard_name
 from ...manifests.pictures import decode_picture
-from ...manifests.shard import Index, load_index, read_sample
 from ...manifests.sources.stream import Sample
 from ..sources.parts import PARTS, Members, Tile
 from ..sources.rendering import RenderContext
+from ..sources.stream_reader import StreamReader
 
 TILE = 96
 CAPTION = 14
@@ -63,16 +61,10 @@ def _first_samples(dataset: Dataset, name: str) -> tuple[str, dict[str, list[Til
         chosen = wanted.setdefault(sample.class_label, [])
         if len(chosen) < MAX_COLUMNS // (1 + (parts.count if parts else 0)):
             chosen.append(sample)
-    with dataset.storage.fetched(shard_name(name, 0)) as path:
-        with dataset.storage.fetched(shard_name(name, 0).removesuffix(".tar") + ".idx") as index:
-            members: Index = load_index(index)
-        file = os.open(path, os.O_RDONLY)
-        try:
-            # A sample without members is a hole.
-            shown = [s for label in sorted(wanted)[:MAX_ROWS] for s in wanted[label] if s.key in members]
-            contents = [read_sample(file, members[sample.key]) for sample in shown]
-        finally:
-            os.close(file)
+    reader = StreamReader(dataset.storage, plan)
+    # A sample without members is a hole.
+    shown = [s for label in sorted(wanted)[:MAX_ROWS] for s in wanted[label] if reader.members(s.index)]
+    contents = [reader.read(s.index, reader.members(s.index)) or {} for s in shown]
     rows: dict[str, list[Tile]] = {class_names[label]: [] for label in sorted(wanted)[:MAX_ROWS]}
     for sample, tiles in zip(shown, draw_samples(dataset, name, shown, contents), strict=True):
         rows[class_names[sample.class_label]] += tiles

@@ -11,7 +11,7 @@ from ...manifests.dataset import Dataset
 from ...manifests.errors import GenintError
 from ...manifests.manifest import Record
 from ..release.close import RecordStore
-from .executor import WorkerHandle, WorkerPool
+from .executor import WorkerHandle, WorkerPool, WorkerStartError
 from .worker import Task
 
 # A shard that fails so often, or takes its worker down so often, is given up.
@@ -43,6 +43,7 @@ class Build:
     stopping: bool = False
     lost_workers: int = 0
     faults: dict[tuple[str, int], str] = field(default_factory=dict)
+    made: set[tuple[str, int]] = field(default_factory=set)
     _idle: deque[WorkerHandle] = field(default_factory=deque)
     _running: dict[Future[Record], tuple[Task, WorkerHandle]] = field(default_factory=dict)
     _started: int = 0
@@ -52,14 +53,12 @@ class Build:
         self.stopping = True
 
     def run(self) -> Iterator[Progress]:
-        """Make every missing shard. Raises GenintError when the disk is full or the cluster is lost.
+        """Make every missing shard. Raises GenintError when the disk is full, no worker starts or the cluster is lost.
 
-        Afterwards `faults` holds the shards that were given up, each with its last error.
+        Afterwards `made` holds the shards of this run, and `faults` those that were given up, each with its last error.
         """
         plans = {name: self.dataset.plan(name) for name in self.streams}
         store = RecordStore(self.dataset.storage)
-        for name, plan in plans.items():
-            store.sweep(name, plan.num_shards)
         missing = {name: store.missing_shards(name, plan.num_shards) for name, plan in plans.items()}
         remaining = {name: len(shards) for name, shards in missing.items()}
         if any(remaining.values()):
@@ -105,11 +104,14 @@ class Build:
                     error = future.exception()
                     if error is None:
                         self._idle.append(worker)
+                        self.made.add(shard)
                         remaining[task.stream] -= 1
                         done = [done[0] + plans[task.stream].shard_size(task.shard_index), done[1] + 1]
                         yield Progress(done[0], total[0], done[1], total[1], future.result())
                         continue
                     message = describe_error(error)
+                    if isinstance(root_cause(error), WorkerStartError):
+                        raise GenintError(f"a worker cannot start: {root_cause(error)}") from error
                     if self.pool.is_loss(error):
                         worker.close()
                         self._started -= 1

@@ -13,6 +13,7 @@ from typing import Protocol
 
 import torch
 
+from ...manifests.errors import GenintError
 from ...manifests.manifest import Record
 from .worker import Task, Worker, WorkerSettings
 
@@ -59,7 +60,8 @@ class LocalPool:
 
     def start_worker(self) -> WorkerHandle:
         if self.num_workers == 1:
-            return _LocalWorker(ThreadPoolExecutor(1, initializer=_start, initargs=(self._settings,)))
+            _start(self._settings)
+            return _LocalWorker(ThreadPoolExecutor(1))
         settings = self._settings
         if settings.device == "cuda":
             # The numbers of lost workers come round again.
@@ -91,12 +93,18 @@ class _LocalWorker:
         self._executor.shutdown()
 
 
-_worker: Worker
+class WorkerStartError(GenintError):
+    """What kept a worker from starting; it would keep every other one."""
+
+
+_settings: WorkerSettings
+_worker: Worker | None = None
 
 
 def _start(settings: WorkerSettings) -> None:
-    global _worker
-    _worker = Worker(settings)
+    # The worker itself waits for its first shard: what an initializer raises ends in tracebacks and a broken pool.
+    global _settings, _worker
+    _settings, _worker = settings, None
 
 
 def _start_process(settings: WorkerSettings) -> None:
@@ -115,4 +123,10 @@ def _end_with_parent() -> None:
 
 
 def _make_shard(task: Task) -> Record:
+    global _worker
+    if _worker is None:
+        try:
+            _worker = Worker(_settings)
+        except (GenintError, OSError, RuntimeError) as error:
+            raise WorkerStartError(str(error)) from error
     return _worker.make_shard(task)

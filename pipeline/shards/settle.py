@@ -13,12 +13,12 @@ from pytorch_pretrained_biggan import BigGAN, BigGANConfig
 
 from ...manifests.dataset import PLAN, Dataset, PlanEntry, directions_name, input_name
 from ...manifests.directions import Directions, first_directions, load_directions, save_directions
-from ...manifests.errors import UsageError
+from ...manifests.errors import FormatError, UsageError, shorten
 from ...manifests.inputs import imagenet_wnids
 from ...manifests.lock import only_process
-from ...manifests.manifest import RECIPE, RECORDS, Fingerprint, GeneratorEntry, Input
+from ...manifests.manifest import MANIFEST, RECIPE, RECORDS, Fingerprint, GeneratorEntry, Input, load_dataset_recipe
 from ...manifests.recipe import MINI_GENERATOR, Recipe
-from ...manifests.shard import sha256_of_file
+from ...manifests.shard import TEMPORARY, sha256_of_file, sweep
 from ...manifests.sources.stream import NETWORK_KINDS, Facts, GeneratorFacts, InputKind
 from ...manifests.storage import Storage
 from ...manifests.tar_inputs import list_input
@@ -221,20 +221,27 @@ def find_directions(recipe: Recipe, generator: LoadedGenerator, imported: Direct
 def settle(ingredients: Ingredients, storage: Storage, device: str) -> Dataset:
     """Write what the build depends on into the dataset, or check that it is what is there already.
 
-    Raises UsageError where the folder belongs to another recipe, naming what changed.
+    Raises UsageError where the folder belongs to another recipe, naming what changed, or where its plan or recipe was
+    edited since.
     """
     recipe = ingredients.recipe
-    former = PlanEntry.model_validate_json(storage.read(PLAN)) if storage.exists(PLAN) else None
+    former = PlanEntry.from_json(storage.read(PLAN), storage / PLAN) if storage.exists(PLAN) else None
 
     directions: str | None = None
     if any(stream.uses_directions for stream in recipe.streams):
         assert recipe.generator is not None and ingredients.generator is not None
         directions = directions_name(recipe.generator.name, recipe.directions.layer)
+        expected = former.fingerprint.directions_sha256 if former else None
         # Kept as first made: another machine's linear algebra would differ in the last bits.
-        if not storage.exists(directions):
+        if not storage.exists(directions) or (expected and storage.sha256(directions) != expected):
             found = find_directions(recipe, ingredients.generator, ingredients.facts.directions, device)
             with storage.replacing(directions) as path:
                 save_directions(found, path)
+                if expected and sha256_of_file(path) != expected:
+                    raise UsageError(
+                        f"{storage / directions}: missing or damaged, and what is found now differs from it; restore "
+                        "it from a copy, or choose another --out"
+                    )
 
     generator = ingredients.generator
     facts = ingredients.facts
@@ -268,12 +275,42 @@ def settle(ingredients: Ingredients, storage: Storage, device: str) -> Dataset:
                 f"{storage}: begun with another recipe ({'; '.join(changes[:3])}"
                 f"{f'; and {len(changes) - 3} more' if len(changes) > 3 else ''}); choose another --out"
             )
-    else:
-        for name, listing in facts.inputs.items():
-            storage.write(input_name(name), listing.to_bytes())
-        storage.write(RECIPE, recipe.to_toml().encode())
+        if entry != former:
+            raise UsageError(
+                f"{storage / PLAN}: edited since the build began: it has the fingerprint of this command but not what "
+                "follows from it; restore it from a copy, or choose another --out"
+            )
+        if storage.exists(RECIPE):
+            _check_recipe(storage, recipe)
+    if not storage.exists(MANIFEST):
+        write_derived(ingredients, storage)
+    if former is None:
         storage.write(PLAN, entry.model_dump_json().encode())
     return Dataset(storage, recipe, entry, ingredients.roots)
+
+
+def write_derived(ingredients: Ingredients, storage: Storage) -> None:
+    """Write recipe and lists of inputs into a dataset that is under way, where they are missing or others."""
+    contents = {input_name(name): listing.to_bytes() for name, listing in ingredients.facts.inputs.items()}
+    contents[RECIPE] = ingredients.recipe.to_toml().encode()
+    for name, content in contents.items():
+        if not storage.exists(name) or storage.read(name) != content:
+            storage.write(name, content)
+
+
+def _check_recipe(storage: Storage, recipe: Recipe) -> None:
+    try:
+        found = load_dataset_recipe(storage)
+    except FormatError as error:
+        raise UsageError(f"{error}; remove it, and the same command writes it again") from error
+    ours, theirs = recipe.flatten(), found.flatten()
+    changed = [key for key in sorted(ours.keys() | theirs.keys()) if ours.get(key) != theirs.get(key)]
+    if changed:
+        key = changed[0]
+        raise UsageError(
+            f"{storage / RECIPE}: edited since the build began ({key}: {shorten(ours.get(key, 'absent'))} -> "
+            f"{shorten(theirs.get(key, 'absent'))}); remove it, and the same command writes it again"
+        )
 
 
 @contextmanager
@@ -284,10 +321,12 @@ def driver_lock(storage: Storage) -> Iterator[None]:
     drivers there do work twice, but end with the same bytes.
     """
     # What a build writes before its plan may be there from one that was interrupted early.
-    if not storage.exists(PLAN) and set(storage.list()) - {RECORDS, RECIPE, "directions", "inputs"}:
+    others = {name for name in storage.list() if TEMPORARY not in name} - {RECORDS, RECIPE, "directions", "inputs"}
+    if others and not storage.exists(PLAN):
         raise UsageError(f"{storage}: not empty and not a dataset of genint; choose another --out")
     if not storage.local:
         yield
         return
     with only_process(storage.local_path(LOCK), f"{storage}: another build is running here"):
+        sweep(Path(storage.absolute))
         yield

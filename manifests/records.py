@@ -1,4 +1,4 @@
-"""What a manifest says of a stream, added up from its records: written when a dataset closes, compared by `verify`."""
+"""The records of a stream: found, checked against its plan, and added up to what a manifest says of it."""
 
 import hashlib
 from collections import Counter
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from .errors import FormatError, shorten
-from .manifest import PART_SIZE, Part, Record, StreamEntry, part_name, shard_name
+from .manifest import PART_SIZE, Part, Record, StreamEntry, part_name, record_name, shard_name
 from .shard import index_path
 from .sources.stream import StreamPlan
 from .storage import Storage
@@ -88,6 +88,25 @@ def read_planned_part(storage: Storage, plan: StreamPlan, part_index: int) -> tu
     for shard_index, record in zip(shards, records, strict=True):
         check_record(plan, shard_index, record, storage / path)
     return records, content
+
+
+def load_record(storage: Storage, plan: StreamPlan, shard_index: int) -> Record:
+    """The record of one shard, in a file of its own or in a part.
+
+    Raises FormatError where there is none, or it is damaged or not of that shard.
+    """
+    name = record_name(plan.stream.name, shard_index)
+    part, place = part_name(plan.stream.name, shard_index // PART_SIZE), shard_index % PART_SIZE
+    if storage.exists(name):
+        content = storage.read(name)
+    elif storage.exists(part):
+        name, lines = part, storage.read(part).splitlines()
+        content = lines[place] if place < len(lines) else b""
+    else:
+        raise FormatError(f"{storage / name}: missing, and so is {part}: no record of that shard")
+    record = Record.from_json(content, storage / name)
+    check_record(plan, shard_index, record, storage / name)
+    return record
 
 
 def check_record(plan: StreamPlan, shard_index: int, record: Record, location: str) -> None:
