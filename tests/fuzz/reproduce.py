@@ -468,7 +468,9 @@ def _(p: Place) -> str | None:
         return bad(result)
     # The shard is made again, and its record with it.
     verified = p.pipeline("verify", d).kind
-    return None if verified == "ok" else f"built with exit 0; verify: {verified}; build again: {p.pipeline(*words).kind}"
+    return (
+        None if verified == "ok" else f"built with exit 0; verify: {verified}; build again: {p.pipeline(*words).kind}"
+    )
 
 
 @case("finished dataset with a lost index: build-shards says complete, exit 0")
