@@ -21,6 +21,10 @@ from .settle import Ingredients
 TYPICAL_BYTES_PER_PIXEL = 0.73
 # Of one core with AVX-512 in fp32 convolutions, measured: good to a factor of two or three.
 CPU_FLOP_PER_SECOND = 8e10
+# A rehearsal's bounds: pixels of a batch (64 pictures of 256 px), side of a picture, and seconds of a pass.
+MOST_PIXELS = 1 << 22
+LARGEST_SIDE = {"cpu": 256, "gpu": 512}
+LONGEST_PASS = 10.0
 
 
 @dataclass(frozen=True)
@@ -48,22 +52,28 @@ def estimate_streams(
     for name in names:
         stream = recipe.stream(name)
         plan = StreamPlan(stream, facts)
-        rehearsal = stream.rehearsal(device == "cpu")
+        context.recipe = recipe
+        rehearsal, scale = _within_bounds(stream.rehearsal(device == "cpu"), device == "cpu")
         rehearsed = rehearsal.stream
         count = _timed_samples(rehearsal, context)
         samples = rehearsed.samples(facts, np.arange(min(count, plan.count)))
-        if stream.uses_generator and device == "cpu":
-            # A whole batch of a large generator takes minutes on a CPU.
+        if stream.uses_generator:
             assert recipe.generator is not None
-            smaller = recipe.generator.model_copy(update={"batch_size": count})
+            # A whole batch of a large generator takes minutes on a CPU, and one of any size takes any time.
+            smaller = recipe.generator.model_copy(update={"batch_size": min(count, recipe.generator.batch_size)})
             context.recipe = recipe.model_copy(update={"generator": smaller})
         for _ in range(2):
+            images: list[bytes | None] = []
             started = time.perf_counter()
-            results = list(RENDERERS[stream.source](context, rehearsed, samples))
-            images = [encode_image(r.image, stream) if r.image is not None else r.encoded for r in results]
-            seconds = time.perf_counter() - started
+            for r in RENDERERS[stream.source](context, rehearsed, samples):
+                images.append(encode_image(r.image, stream) if r.image is not None else r.encoded)
+                seconds = time.perf_counter() - started
+                if seconds > LONGEST_PASS:
+                    break
+            if seconds > LONGEST_PASS:
+                break
         made = [image for image in images if image is not None]
-        size = sum(map(len, made)) / max(len(made), 1)
+        size = scale * sum(map(len, made)) / max(len(made), 1)
         if stream.uses_generator and ingredients.generator is None:
             assert facts.generator is not None
             size = TYPICAL_BYTES_PER_PIXEL * facts.generator.resolution**2
@@ -75,7 +85,7 @@ def estimate_streams(
             plan.count,
             plan.num_shards,
             plan.count * (size + 2500),
-            plan.count * rehearsal.factor * seconds / len(samples),
+            plan.count * rehearsal.factor * scale * seconds / len(images),
         )
 
 
@@ -106,10 +116,28 @@ def format_flop(flop: float) -> str:
     return f"{flop:.1f} {prefix}FLOP"
 
 
+def _within_bounds(rehearsal: Rehearsal, on_cpu: bool) -> tuple[Rehearsal, float]:
+    """A rehearsal of few and small enough pictures, and by how many times the stream's own are larger."""
+    stream, scale = rehearsal.stream, 1.0
+    sides = {key: side for key in ("crop", "resize") if (side := getattr(stream, key, None)) is not None}
+    largest = LARGEST_SIDE["cpu" if on_cpu else "gpu"]
+    side = next(iter(sides.values()), largest)
+    update: dict[str, int] = {}
+    if side > largest:
+        scale = (side / largest) ** 2
+        update = {key: max(largest, value * largest // side) for key, value in sides.items()}
+    count = min(rehearsal.samples, max(1, MOST_PIXELS // min(side, largest) ** 2))
+    if getattr(stream, "batch_size", 0) > count:
+        update["batch_size"] = count
+    return replace(rehearsal, stream=stream.model_copy(update=update), samples=count), scale
+
+
 def _timed_samples(rehearsal: Rehearsal, context: RenderContext) -> int:
     if not rehearsal.stream.uses_generator:
         return rehearsal.samples
     assert context.facts.generator is not None
-    if context.device != "cpu":
-        return context.batch_size
-    return context.batch_size if context.facts.generator.resolution <= 64 else 2
+    resolution = context.facts.generator.resolution
+    if context.device == "cpu" and resolution > 64:
+        return 2
+    assert context.recipe.generator is not None
+    return min(context.recipe.generator.batch_size, max(1, MOST_PIXELS // resolution**2))
