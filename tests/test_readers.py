@@ -172,10 +172,10 @@ def test_croissant_yields_every_image_and_its_label(
         found = {key: record[f"{stream}-labels/class_label"] for key, record in zip(keys, labels, strict=True)}
         assert found == read_labels(release, stream)
         assert images[0][f"{stream}-images/image"].size == (32, 32)
-    masks = list(dataset.records("natural-masks"))
-    images = list(dataset.records("natural-images"))
-    assert [record["natural-masks/key"] for record in masks] == [record["natural-images/key"] for record in images]
-    assert masks[0]["natural-masks/mask"].size == (32, 32) and masks[0]["natural-masks/mask"].getextrema()[0] == 0
+        if stream == "natural":
+            masks = list(dataset.records("natural-masks"))
+            assert [record["natural-masks/key"].decode() for record in masks] == keys
+            assert all(record["natural-masks/mask"].size == (32, 32) for record in masks)
     assert "cr:SegmentationMask" in (release / "croissant.json").read_text()
 
 
