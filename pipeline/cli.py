@@ -438,6 +438,31 @@ def inspect(dataset: str, key: str, sheet: Path | None, inputs: tuple[str, ...])
     click.echo(json.dumps(inspect_sample(load_dataset(dataset, parse_inputs(inputs)), key, sheet), indent=2))
 
 
+@cli.command()
+@click.option("--cgn", default="mini-cgn", show_default=True, help="mini-cgn, a folder of fit-cgn or an official file.")
+@click.option("--mechanism", type=click.Choice(["shape", "texture", "background"]), default="shape", show_default=True)
+@click.option("--classes", "class_text", default="0,1", show_default=True, help="Class labels to begin and end with.")
+@click.option("--steps", type=click.IntRange(2, 64), default=8, show_default=True, help="Pictures in a row.")
+@click.option("--latents", type=click.IntRange(1, 64), default=3, show_default=True, help="Latents, two rows each.")
+@click.option("--truncation", type=click.FloatRange(0, 1, min_open=True), default=1.0, show_default=True)
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), default="interpolation.png", show_default=True)
+def interpolate(
+    cgn: str, mechanism: str, class_text: str, steps: int, latents: int, truncation: float, seed: int, out: Path
+) -> None:
+    """Draw how one mechanism of a CGN changes between two classes, latent and other mechanisms held fixed."""
+    from .release.interpolate import draw_interpolation
+
+    try:
+        first, last = (int(label) for label in class_text.split(","))
+    except ValueError as error:
+        raise UsageError(f"--classes {class_text}: expected two class labels such as 0,1") from error
+    if out.suffix != ".png" or not out.parent.is_dir():
+        raise UsageError(f"--out {out}: expected a .png in a folder that exists")
+    draw_interpolation(cgn, mechanism, (first, last), steps, latents, truncation, seed).save(out)
+    click.echo(out)
+
+
 @cli.command("fit-generator")
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, help="Folder for config.json and pytorch_model.bin."

@@ -181,7 +181,8 @@ class CounterfactualStream(Stream):
             return Rehearsal(self, samples=2 if on_cpu else self.batch_size)
         # Without its bank it takes as long as the bank's pictures, which are fewer.
         alone = self.model_copy(update={"bank": None})
-        return Rehearsal(alone, factor=min(1.0, self.bank / self.samples_per_class + COMPOSING_SHARE))
+        share = min(1.0, self.bank / self.samples_per_class + COMPOSING_SHARE)
+        return Rehearsal(alone, factor=share, samples=self.batch_size)
 
     def draw_latents(
         self, facts: Facts, mechanism: str, labels: NDArray[np.int64], members: NDArray[np.int64]
