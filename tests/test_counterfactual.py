@@ -12,12 +12,13 @@ import torch
 from genint.manifests.dataset import load_dataset
 from genint.manifests.errors import RecipeError
 from genint.manifests.manifest import load_manifest
-from genint.manifests.recipe import read_recipe
+from genint.manifests.recipe import load_recipe, read_recipe
 from genint.manifests.samples import StreamSamples
 from genint.manifests.sources.counterfactual import BEST_CLASSES, MECHANISMS, CounterfactualStream
 from genint.manifests.sources.stream import CgnFacts, Facts
 from genint.manifests.storage import Storage
 from genint.pipeline.cgn.mnist_form import MnistCgn, shuffle
+from genint.pipeline.release.interpolate import draw_interpolation
 from genint.pipeline.shards.settle import gather
 from genint.pipeline.sources.counterfactual import Composition, make_part, out_of_bounds
 from genint.pipeline.sources.rendering import RenderContext
@@ -53,11 +54,11 @@ def stream_of(*overrides: str) -> CounterfactualStream:
     return stream
 
 
-def facts_of(stream: CounterfactualStream, classes: int = 10, form: str = "mnist") -> Facts:
+def facts_of(stream: CounterfactualStream, classes: int = 10, form: str = "mnist", name: str = "net") -> Facts:
     network = CgnFacts(
         form=form, z_dim=8, resolution=32, windows=33, class_names=[str(i) for i in range(classes)], digests={}
     )
-    return Facts(5, streams={stream.name: stream}, cgns={"net": network})
+    return Facts(5, streams={stream.name: stream}, cgns={name: network})
 
 
 def parameters(stream: CounterfactualStream, facts: Facts) -> list[dict]:
@@ -309,3 +310,35 @@ def test_counterfactuals_train_a_classifier_by_their_shape(dataset):
     (stream,) = open_shards(str(dataset))
     assert stream.term == "int" and len(stream.images) == 200
     assert {stream.images.read(position)[1] for position in range(200)} == set(range(10))
+
+
+def test_interpolation_begins_and_ends_with_the_two_classes(network):
+    sheet = np.asarray(draw_interpolation(str(network), "texture", (2, 7), 3, 1, 1.0, 0))
+    same = np.asarray(draw_interpolation(str(network), "texture", (2, 2), 3, 1, 1.0, 0))
+    other = np.asarray(draw_interpolation(str(network), "texture", (7, 7), 3, 1, 1.0, 0))
+    tiles = [[picture[26:122, 110 + 98 * i : 110 + 98 * i + 96] for i in range(3)] for picture in (sheet, same, other)]
+    assert (tiles[0][0] == tiles[1][0]).all() and (tiles[0][2] == tiles[2][2]).all()
+    assert (tiles[0][1] != tiles[0][0]).any() and (tiles[0][1] != tiles[0][2]).any()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--classes", "1"], "expected two class labels"),
+        (["--classes", "1,10"], "10 is not a class label (0 to 9)"),
+        (["--truncation", "0.5"], "is of the MNIST form"),
+        (["--out", "nowhere/sheet.png"], "a folder that exists"),
+    ],
+)
+def test_interpolations_that_cannot_be_drawn_are_refused(network, run_cli, tmp_path, arguments, message):
+    where = [] if "--out" in arguments else ["--out", tmp_path / "sheet.png"]
+    refused = run_cli("interpolate", "--cgn", network, *where, *arguments)
+    assert refused.exit_code == 2 and message in refused.err and refused.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("world", ["colored", "double-colored", "wildlife"])
+def test_recipes_of_the_mnist_worlds_make_ten_thousand_masks_with_ten_pairs_each(world):
+    recipe = load_recipe(f"cgn-{world}-mnist")
+    assert [stream.source for stream in recipe.streams] == [f"{world}-mnist", f"{world}-mnist", "counterfactual"]
+    stream = recipe.stream("counterfactual")
+    assert stream.bank * 10 == 10_000 and stream.count(facts_of(stream, name=f"{world}-mnist-cgn")) == 100_000

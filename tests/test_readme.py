@@ -20,6 +20,9 @@ SMALLER = [
     "streams.observational.latents_per_class=30",
     "streams.interventional.latents_per_class=30",
     "streams.transfer.num_samples=100",
+    "streams.counterfactual.samples_per_class=20",
+    "streams.counterfactual.bank=5",
+    "streams.recomposed.num_samples=100",
 ]
 TARGETS = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 # What a reader has and a test has not.
