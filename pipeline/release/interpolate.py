@@ -13,7 +13,8 @@ from ...manifests.sources.generated import PACKAGE_BOUND
 from ..cgn.composition import compose
 from ..cgn.network_files import cgn_facts, cgn_place, open_cgn
 from ..sources.counterfactual import mask_pixels, open_mechanisms, render_mechanism, to_pixels
-from .preview import Tile, draw_contact_sheet
+from ..sources.parts import Tile
+from .preview import draw_contact_sheet
 
 BATCH = 16
 
