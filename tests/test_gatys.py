@@ -113,8 +113,8 @@ def test_losses_are_those_of_the_formula(network: Vgg) -> None:
 # One image against torch's own optimiser.
 
 
-def torch_curve(network: Vgg, content: Tensor, style: Tensor, evaluations: int) -> list[float]:
-    """Loss at each evaluation of torch.optim.LBFGS, ten iterations an outer step, clamped at every evaluation."""
+def torch_curve(network: Vgg, content: Tensor, style: Tensor, evaluations: int) -> tuple[list[float], Tensor]:
+    """Loss at each evaluation of torch.optim.LBFGS, and the image: ten moves an outer step, clamped before each."""
     image = content.clone()[None].requires_grad_()
     targets = find_targets(network, content[None], style[None])
     optimizer = torch.optim.LBFGS([image], lr=1, max_iter=10)
@@ -131,19 +131,30 @@ def torch_curve(network: Vgg, content: Tensor, style: Tensor, evaluations: int) 
 
     while len(curve) < evaluations:
         optimizer.step(closure)
-    return curve
+    return curve, image.detach().clamp(0, 1)[0]
 
 
 def test_loss_curve_is_that_of_torchs_lbfgs_in_float64(network: Vgg) -> None:
     exact = network.to("cpu", torch.float64)
     content, style = pictures(2, 5, torch.float64)
-    expected = torch_curve(exact, content, style, 70)
+    expected, _ = torch_curve(exact, content, style, 70)
     evaluations = [1, 2, 10, 11, 20, 35, 70]
     for slots in (1, 3):
         found = run([Pair(content, style, count) for count in evaluations], slots, exact)
         curve = [result.content_loss + result.style_loss for result in found]
         assert curve == pytest.approx([expected[count - 1] for count in evaluations], rel=1e-6)
     assert expected[69] < expected[0] / 20
+
+
+def test_released_image_of_n_evaluations_is_that_of_one_more(network: Vgg) -> None:
+    # The released loop moves after its last evaluation too, as schedule = "released" does.
+    exact = network.to("cpu", torch.float64)
+    content, style = pictures(2, 5, torch.float64)
+    curve, released = torch_curve(exact, content, style, 20)
+    assert len(curve) == 20
+    same, one_less = run([Pair(content, style, count) for count in (21, 20)], 2, exact)
+    assert (same.image - released).abs().max() < 1e-5
+    assert (one_less.image - released).abs().max() > 1e-4
 
 
 def test_final_losses_in_float32_are_no_worse_than_torchs(network: Vgg) -> None:
@@ -153,7 +164,7 @@ def test_final_losses_in_float32_are_no_worse_than_torchs(network: Vgg) -> None:
     for seed in range(8):
         content, style = pictures(2, seed)
         (found,) = run([Pair(content, style, 50)], 1, network)
-        ratios.append((found.content_loss + found.style_loss) / torch_curve(network, content, style, 50)[-1])
+        ratios.append((found.content_loss + found.style_loss) / torch_curve(network, content, style, 50)[0][-1])
     assert statistics.median(ratios) < 1.1
 
 
