@@ -30,7 +30,8 @@ from .report.results import (
     describe_environment,
     shown_locations,
 )
-from .test_sets import CorruptionSet, CueConflictSet, TestSet, open_test_set
+from .test_sets import CorruptionSet, CueConflictSet, FileSet, TestSet, open_test_set
+from .test_sets.masked import validation_of
 from .test_sets.streams import StreamSet
 from .test_sets.subset import first_of_each_class
 
@@ -93,8 +94,13 @@ def _shown(locations: Sequence[str]) -> list[str]:
 
 
 def open_test_sets(texts: Sequence[str]) -> list[TestSet]:
-    """All sets asked for. Raises UsageError where two have one name."""
+    """All sets asked for; ImageNet-A and -R come with the validation images of their classes where these are asked for
+    too. Raises UsageError where two have one name."""
     found = [test_set for text in texts for test_set in open_test_set(text)]
+    validation = next((test_set for test_set in found if test_set.name == "imagenet"), None)
+    if isinstance(validation, FileSet):
+        masked = [name for name in ("imagenet-a", "imagenet-r") if any(s.name.startswith(f"{name}:") for s in found)]
+        found += [validation_of(name, validation) for name in masked]
     names = [test_set.name for test_set in found]
     for name in names:
         if names.count(name) > 1:

@@ -13,6 +13,7 @@ from ...manifests.storage import Storage
 from .page import Cell, Section, Table, draw_figure, embed_file, render_page
 from .paper import paper_accuracy, paper_corruption
 from .results import Accuracy, Analysis, CorruptionErrors, Results
+from .robustness import robustness_section
 
 PAGE = "index.html"
 # Bars of more test sets than this are no picture any more.
@@ -77,6 +78,12 @@ def _columns(rows: Sequence[Sequence[str]], widths: Sequence[int]) -> list[str]:
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
+def _published(results: Results) -> dict[tuple[str, str], float]:
+    """Top-1 by (group, test set) on published sets that are whole."""
+    whole = {e.test_set for e in results.accuracy if e.marked == "official" and "incomplete" not in e.protocol}
+    return {(group, name): mean.value for (group, name), mean in group_accuracies(results).items() if name in whole}
+
+
 def _corruption_means(results: Results) -> dict[tuple[str, str], float]:
     """mCE, or the mean error of a generated copy, by (group, corrupted set), in percent."""
     group_of = {entry.name: entry.group for entry in results.checkpoints}
@@ -98,6 +105,9 @@ def write_report(folder: Path, results: Results) -> Path:
 def _sections(results: Results, folder: Path) -> Iterator[Section]:
     if any(not _is_corruption(results, name) for name in _test_sets(results)):
         yield _accuracy_section(results)
+    robustness = robustness_section(_published(results), _groups(results))
+    if robustness:
+        yield robustness
     if results.differences:
         yield _difference_section(results)
     if results.corruption:
@@ -131,7 +141,13 @@ def _accuracy_section(results: Results) -> Section:
             note = f"{_interval(mean)}" + (f", top-5 {100 * own.top5:.1f}" if mean.seeds == 1 else "")
             row.append(Cell(_percent(mean), note + (f"; paper {paper}" if paper else ""), _bold(best)))
         rows.append(row)
-    columns = [f"{name} (generated)" if marks[name] == "generated" else name for name in names]
+    counts = {entry.test_set: entry.images for entry in results.accuracy}
+    lacking = {entry.test_set for entry in results.accuracy if "incomplete" in entry.protocol}
+    columns = [
+        f"{name}{' (generated)' if marks[name] == 'generated' else ''}{' (incomplete)' if name in lacking else ''}, "
+        f"n = {counts[name]:,}"
+        for name in names
+    ]
     texts = [
         "Top-1 accuracy in percent; below it the 95 % interval: over the seeds of a row (Student's t), or over the "
         "images where a row is one checkpoint (Wilson). The best of each column is bold."

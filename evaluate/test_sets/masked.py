@@ -1,6 +1,7 @@
 """Sets of some of ImageNet's classes, measured among these alone and among all: two numbers that are often confused."""
 
 import json
+from dataclasses import replace
 from importlib.resources import files
 from typing import Any
 
@@ -42,3 +43,21 @@ def open_masked(name: str, location: str, where: str, images: int) -> list[FileS
         )
         for number, among in ways.items()
     ]
+
+
+def validation_of(name: str, validation: FileSet) -> FileSet:
+    """ImageNet's validation images of a masked set's classes, among these: the clean set that it is compared with."""
+    places = {wnid: label for label, wnid in enumerate(validation.class_names)}
+    allowed = tuple(sorted(places[wnid] for wnid in shipped(f"{name}.json")["wnids"]))
+    known = set(allowed)
+    chosen = [i for i, labels in enumerate(validation.path_labels) if labels[0] in known]
+    return replace(
+        validation,
+        name=f"imagenet:{name}-classes",
+        protocol=f"{len(allowed)}-way: the classifier's own resize and crop; the validation images of {name}'s "
+        f"{len(allowed)} classes, predictions among these; one label",
+        paths=tuple(validation.paths[i] for i in chosen),
+        sizes=tuple(validation.sizes[i] for i in chosen),
+        path_labels=tuple(validation.path_labels[i] for i in chosen),
+        allowed=allowed,
+    )
