@@ -87,6 +87,8 @@ class Storage:
         return Path(self._locate(name))
 
     def exists(self, name: str) -> bool:
+        if self.local:
+            return os.path.exists(self._locate(name))
         try:
             self._ask(name, lambda: self._fs.info(self._locate(name)))
         except FileNotFoundError:
@@ -94,11 +96,12 @@ class Storage:
         return True
 
     def size(self, name: str) -> int | None:
-        """Bytes of `name`; None where there is no such file."""
+        """Bytes of `name`; None where there is no such file, or a server does not say."""
         try:
-            return int(self._ask(name, lambda: self._fs.info(self._locate(name)))["size"])
+            size = self._ask(name, lambda: self._fs.info(self._locate(name)))["size"]
         except FileNotFoundError:
             return None
+        return None if size is None else int(size)
 
     def list(self, folder: str = "") -> list[str]:
         """Names directly inside `folder`, sorted; none where it does not exist."""

@@ -218,6 +218,8 @@ def test_tars_of_webdataset_are_read(tmp_path: Path, options: dict[str, object])
         assert images.key(4) == f"{tmp_path}/train-001.tar: sample train/n9/train-001-1"
     assert len(open_images(str(tmp_path / "train-001.tar"))) == 2
     before = images.fingerprint()
+    write_webdataset(tmp_path / "train-001.tar", [9, 1], **options)  # of the same size
+    assert open_images(str(tmp_path)).fingerprint() != before
     write_webdataset(tmp_path / "train-001.tar", [1, 9, 9, 9])
     with pytest.raises(FormatError, match=r"train-001\.tar: changed since"):
         images.check()

@@ -79,8 +79,12 @@ class TarImages:
         """Nothing is recorded of foreign tars."""
 
     def fingerprint(self) -> dict[str, Any]:
-        lines = "".join(f"{path.name}\t{t.bytes}\n" for path, t in zip(self._paths, self._tables, strict=True))
-        return {"kind": "tars", "files": len(self._paths), "sha256": hashlib.sha256(lines.encode()).hexdigest()}
+        digest = hashlib.sha256()
+        for path, table in zip(self._paths, self._tables, strict=True):
+            digest.update(f"{path.name}\t{table.bytes}\n".encode())
+            for numbers in (table.offsets, table.sizes, table.labels):
+                digest.update(numbers.astype("<i8").tobytes())
+        return {"kind": "tars", "files": len(self._paths), "sha256": digest.hexdigest()}
 
     def _locate(self, position: int) -> tuple[int, int]:
         tar = int(np.searchsorted(self._ends, position, side="right"))
