@@ -21,7 +21,7 @@ from genint.train.distributed import Ranks
 from genint.train.inputs import Inputs, open_inputs
 from genint.train.plan import plan_stages
 from genint.train.streams import open_images
-from genint.train.trainer import Progress, Settings, StopRequests, train
+from genint.train.trainer import Progress, Settings, StopRequests, make_loader, train
 from PIL import Image
 
 CPU = Ranks(0, 1, torch.device("cpu"))
@@ -109,6 +109,26 @@ def test_a_signal_ends_a_wait_for_data():
         assert requests.take(never()) is None
         assert requests.signal == signal.SIGTERM
         assert requests.take(iter([1])) is None
+
+
+def test_a_signal_ends_a_run_whose_worker_waits_for_a_file_that_never_comes(
+    reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)
+    configuration = configure()
+    inputs = open_inputs(configuration, [str(reference)], validation="none")
+    (stream,) = inputs.streams
+
+    def wait() -> None:
+        os.kill(os.getppid(), signal.SIGTERM)
+        time.sleep(1000)
+
+    (plan,) = plan_stages(configuration, inputs)
+    third = make_loader(configuration, plan, CPU, Settings())._steps.parts[stream.name].positions(2)[1][0]
+    waiting = replace(inputs, streams=[replace(stream, images=Reading(stream.images, third, wait))])
+    last = go(configuration, waiting, tmp_path, workers=1)[-1]
+    assert (last.step, last.signal) in [(step, signal.SIGTERM) for step in (0, 1, 2)]
+    assert children_of(os.getpid()) == []
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """Worker processes that make batches, and what can keep them from it."""
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -81,6 +82,7 @@ def load_items(
     """
     if workers:
         _check_sockets()
+    others = set(multiprocessing.active_children())
     with _quiet(), _child_signals_kept(), _start_named():
         loader: DataLoader[Any] = DataLoader(
             _Handed(dataset),
@@ -110,7 +112,13 @@ def load_items(
                 raise item.error
             yield item
     finally:
+        started = set(multiprocessing.active_children()) - others
         del items  # ends the workers
+        for worker in started:
+            # One that waits for a file that never comes: it ignores the signals that torch ends it with.
+            if worker.is_alive():
+                worker.kill()
+                worker.join()
 
 
 def _check_sockets() -> None:
