@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import NoReturn, Self
 
@@ -19,6 +20,7 @@ LONGEST_MESSAGE = 2000  # characters
 def exit_codes() -> Iterator[None]:
     """End the process as every command does: 1 failed work, 2 bad usage, 130 interrupted; one line, no traceback."""
     interrupted = False
+    _settle_home()
 
     def on_interrupt(number: int, frame: FrameType | None) -> None:
         nonlocal interrupted
@@ -51,6 +53,15 @@ def exit_codes() -> Iterator[None]:
 def command_arguments() -> list[str]:
     """The command's arguments, with `~` expanded as shells do, and where they do not: after `=`, as in --out=~/run."""
     return ["=".join(os.path.expanduser(part) for part in argument.split("=")) for argument in sys.argv[1:]]
+
+
+def _settle_home() -> None:
+    """Give a user without a home, as `docker run --user` makes them, one that is not there: libraries that look for it
+    while they are imported go on."""
+    try:
+        Path.home()
+    except RuntimeError:
+        os.environ["HOME"] = "/nonexistent"
 
 
 def _end(message: str, code: int) -> NoReturn:

@@ -1,6 +1,7 @@
 """What commands say when they fail: one line, bounded, whatever was wrong."""
 
 import os
+import pwd
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from genint.manifests.errors import FormatError, RecipeError, UsageError, shorte
 from genint.manifests.recipe import load_recipe
 from genint.manifests.toml import parse_toml
 from genint.pipeline.cli import main as pipeline_main
+from genint.pipeline.shards.driver import describe_error
 from genint.train.cli import main as train_main
 from genint.train.configuration import load_configuration
 
@@ -110,3 +112,22 @@ def test_tilde_is_the_home_in_every_option(
     result = run_main(main, *words)
     assert result.exit_code == 2
     assert f"{tmp_path}/home/" in result.err and "~" not in result.err
+
+
+def test_a_user_without_a_home_gets_one_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "")  # put back afterwards
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", lambda number: {}[number])
+    with exit_codes():
+        assert Path.home() == Path("/nonexistent")
+
+
+def test_what_ray_says_at_the_end_of_its_messages_is_shown_with_what_to_look_at() -> None:
+    class ActorDiedError(Exception):
+        __module__ = "ray.exceptions"
+
+    died = ActorDiedError("The actor died unexpectedly.\n\tactor_id: 1\nIt was cancelled before it started running.")
+    shown = describe_error(died)
+    assert shown.startswith("ActorDiedError: The actor died unexpectedly. It was cancelled before it started running.")
+    assert "RAY_AUTH_MODE" in shown
+    assert describe_error(ValueError("first\nsecond")) == "ValueError: first"

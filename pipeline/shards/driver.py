@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from ...manifests.dataset import Dataset
-from ...manifests.errors import GenintError
+from ...manifests.errors import GenintError, shorten
 from ...manifests.manifest import Record
 from ..release.close import RecordStore
 from .executor import WorkerHandle, WorkerPool, WorkerStartError
@@ -156,5 +156,10 @@ def root_cause(error: BaseException) -> BaseException:
 def describe_error(error: BaseException) -> str:
     """An error in one line."""
     cause = root_cause(error)
-    text = str(cause).strip().splitlines()
-    return f"{type(cause).__name__}: {text[0]}" if text else type(cause).__name__
+    lines = [line.strip() for line in str(cause).strip().splitlines()] or [""]
+    text = lines[0]
+    if type(cause).__module__.startswith("ray.") and len(lines) > 1:
+        text += f" {lines[-1]}"  # what has happened stands at the end
+        if "started running" in text:
+            text += "; has the cluster another token than this machine? See RAY_AUTH_MODE, RAY_AUTH_TOKEN, ~/.ray"
+    return shorten(f"{type(cause).__name__}: {text}" if text else type(cause).__name__, 400)

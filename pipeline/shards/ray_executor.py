@@ -1,5 +1,7 @@
 """Make shards on a Ray cluster: one actor a device, one shard a call. Only small records come back."""
 
+import os
+import secrets
 import socket
 import threading
 import time
@@ -33,6 +35,9 @@ class RayPool:
         self, settings: WorkerSettings, num_workers: int | None, address: str | None, on_lost: Callable[[str], None]
     ) -> None:
         _check_reachable(address)
+        if address is None:
+            # Ray would else leave a token in the home, about which later clusters and drivers disagree.
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         try:
             ray.init(
                 address=address, num_cpus=num_workers if address is None else None, logging_level="error",
