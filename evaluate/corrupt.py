@@ -25,7 +25,7 @@ from PIL import Image
 from ..manifests.errors import GenintError, UsageError
 from ..manifests.lock import only_process
 from ..manifests.pictures import damage_named, decode_picture
-from ..manifests.shard import TEMPORARY
+from ..manifests.shard import TEMPORARY, sweep
 from ..train.checkpoint import Preprocessing
 from .corruptions import published
 from .corruptions.frost import FrostPhotographs
@@ -75,6 +75,7 @@ def corrupt(
     _check_folder(folder)
     with only_process(folder / LOCK, f"{folder}: another command makes this copy"):
         if not _start(folder, marker):
+            sweep(folder)
             chunks = [range(start, min(start + CHUNK, len(source))) for start in range(0, len(source), CHUNK)]
             done = 0
             for images in _run(job, chunks, workers):

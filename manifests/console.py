@@ -13,7 +13,7 @@ from typing import NoReturn, Self
 from .errors import GenintError, UsageError, mask_credentials, shorten
 
 PLAIN_EVERY = 10.0  # seconds between plain lines
-LONGEST_MESSAGE = 2000  # characters
+LONGEST_MESSAGE = 1900  # characters
 
 
 @contextmanager

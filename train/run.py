@@ -13,6 +13,7 @@ from typing import Any
 
 from ..manifests.errors import FormatError, UsageError, shorten
 from ..manifests.lock import only_process
+from ..manifests.shard import sweep
 from .checkpoint import BEST, LAST, read_checkpoint, save_checkpoint
 from .configuration import Configuration
 
@@ -79,8 +80,7 @@ class RunFolder:
     def create(self, configuration: Configuration, identity: Mapping[str, Any]) -> None:
         """Make the folder with what the run is, and sweep it. The run must be held."""
         self.path.mkdir(parents=True, exist_ok=True)
-        for left in self.path.glob("*.tmp.*"):
-            left.unlink()  # of a process that was killed
+        sweep(self.path)
         replace_text(self.path / IDENTITY, (json.dumps(identity, indent=1, sort_keys=True) + "\n").encode())
         replace_text(self.path / CONFIGURATION, configuration.to_toml().encode())
 

@@ -20,6 +20,7 @@ from ...manifests.device import cpu_name
 from ...manifests.errors import FormatError, UsageError
 from ...manifests.json_files import parse_json
 from ...manifests.lock import only_process
+from ...manifests.shard import sweep
 from ...manifests.storage import Storage
 
 RESULTS = "results.json"
@@ -148,6 +149,7 @@ def open_results(folder: Path) -> Iterator[Results]:
     """
     check_folder(folder)
     with only_process(folder / LOCK, f"--out {folder}: another command writes its results there"):
+        sweep(folder)
         yield load_results(folder)
 
 
