@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 EPILOG = "Exit codes: 0 ok, 1 failed work, 2 bad usage, 130 interrupted."
 MINI_DATASET = "datasets/mini"
+MOST_WORKERS = 1024  # beyond any machine's cores
 
 
 @click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -47,7 +48,7 @@ out_option = click.option(
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 batch_option = click.option("--batch-size", default=64, show_default=True, type=click.IntRange(min=1))
 workers_option = click.option(
-    "--workers", default=0, show_default=True, type=click.IntRange(min=0), help="Processes that decode."
+    "--workers", default=0, show_default=True, type=click.IntRange(0, MOST_WORKERS), help="Processes that decode."
 )
 
 
@@ -85,12 +86,16 @@ workers_option = click.option(
 )
 @out_option
 @device_option
+@click.option(
+    "--export", is_flag=True, help="Write predictions/CHECKPOINT/SET.csv too: key, labels, top 5, probabilities."
+)
 @click.option("--precision", default="fp32", show_default=True, type=click.Choice(["fp32", "bf16"]))
 @batch_option
 @workers_option
 def run(
     checkpoints: tuple[str, ...], datasets: tuple[str, ...], folders: tuple[str, ...], copies: tuple[str, ...],
-    corruptions: int, out: Path, device: str, precision: str, batch_size: int, workers: int, **published: str | None,
+    corruptions: int, out: Path, device: str, precision: str, batch_size: int, workers: int,
+    export: bool, **published: str | None,
 ) -> None:  # fmt: skip
     """Accuracy of checkpoints on test sets, side by side, as JSON and as one HTML page."""
     wanted = [f"{kind.replace('_', '-')}={location}" for kind, location in published.items() if location]
@@ -116,7 +121,7 @@ def run(
     with open_results(out) as results:
         if datasets and corruptions:
             test_sets += make_corrupted(open_streams(datasets[0], datasets[0])[0], out, corruptions, max(1, workers))
-        measure(candidates, test_sets, out, results, chosen, precision, batch_size, workers)  # type: ignore[arg-type]
+        measure(candidates, test_sets, out, results, chosen, precision, batch_size, workers, export)  # type: ignore[arg-type]
         for line in accuracy_lines(results):
             click.echo(line)
         finish(out, results)

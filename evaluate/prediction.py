@@ -1,5 +1,6 @@
 """What a classifier says about every image of a test set, streamed with bounded memory, and kept once known."""
 
+import csv
 import hashlib
 import io
 import json
@@ -23,6 +24,7 @@ from ..manifests.console import ProgressDisplay
 from ..manifests.errors import GenintError, UsageError
 from ..manifests.pictures import damage_named, decode_picture
 from ..manifests.shard import sync_folder
+from ..manifests.storage import Storage
 from ..train.checkpoint import Classifier, Preprocessing
 from ..train.workers import load_items
 from .metrics.accuracy import Hits, topk_hits
@@ -149,6 +151,32 @@ def predict_sets(
                     kept.save(found)
             before += len(found)
             yield test_set, found
+
+
+def write_table(path: Path, test_set: TestSet, class_names: Sequence[str], found: Predictions) -> None:
+    """Write predictions as CSV, whole or not at all: key, right labels, five likeliest answers, probabilities of the
+    first and of the labels. Where answers are groups of classes, labels and answers are their numbers."""
+
+    def names(numbers: NDArray[np.int32]) -> list[str]:
+        return [str(n) if test_set.groups else class_names[n] for n in numbers.tolist() if n >= 0]
+
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    answers = [f"answer_{place}" for place in range(1, TOP + 1)]
+    writer.writerow(["key", "labels", *answers, "confidence", "label_probability"])
+    probabilities = np.exp(found.log_likelihood)
+    for position in range(len(found)):
+        top = names(found.top5[position])
+        writer.writerow(
+            [
+                test_set.key(position),
+                ";".join(names(found.labels[position])),
+                *(top + [""] * (TOP - len(top))),
+                f"{found.confidence[position]:.6g}",
+                f"{probabilities[position]:.6g}",
+            ]
+        )
+    Storage(path.parent).write(path.name, text.getvalue().encode())
 
 
 def match_classes(test_set: TestSet, classifier: Classifier) -> NDArray[np.int32]:

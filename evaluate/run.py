@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from .metrics.bootstrap import paired_bootstrap
 from .metrics.calibration import calibration_error, negative_log_likelihood
 from .metrics.corruption_error import ALEXNET_ERRORS, TEST_CORRUPTIONS, ce, mce, mean_error, relative_mce
 from .metrics.shape_bias import shape_bias
-from .prediction import Cache, Precision, Predictions, match_classes, predict_sets
+from .prediction import Cache, Precision, Predictions, match_classes, predict_sets, write_table
 from .report.results import (
     Accuracy,
     Bias,
@@ -37,6 +38,7 @@ from .test_sets.subset import first_of_each_class
 
 CACHE = "cache"
 CORRUPTED = "corrupted"
+PREDICTIONS = "predictions"
 
 
 @dataclass(frozen=True)
@@ -124,12 +126,13 @@ def measure(
     precision: Precision = "fp32",
     batch_size: int = 64,
     workers: int = 0,
+    export: bool = False,
 ) -> Results:
     """Add the accuracy of every candidate on every set to `results`, and what follows: corruption errors and paired
     differences from the first candidate.
 
-    Predictions are kept in `folder`: an interrupted measurement goes on where it was. Raises UsageError before any
-    work where a classifier does not know a set's classes.
+    Predictions are kept in `folder`: an interrupted measurement goes on where it was. `export` writes them as CSV too.
+    Raises UsageError before any work where a classifier does not know a set's classes.
     """
     for candidate in candidates:
         for test_set in test_sets:
@@ -143,6 +146,7 @@ def measure(
     sets = {test_set.name for test_set in test_sets}
     corrupted = [test_set for test_set in test_sets if isinstance(test_set, CorruptionSet)]
     copies = {copy_name(test_set) for test_set in corrupted}
+    _forget_others(results, candidates, folder)
     results.checkpoints = [e for e in results.checkpoints if e.name not in names] + [c.entry() for c in candidates]
     results.accuracy = [e for e in results.accuracy if not (e.checkpoint in names and e.test_set in sets)]
     results.corruption = [e for e in results.corruption if not (e.checkpoint in names and e.test_set in copies)]
@@ -156,6 +160,9 @@ def measure(
         for test_set, predictions in found:
             if not isinstance(test_set, CorruptionSet):
                 whole.append((test_set, predictions))
+            if export:
+                table = folder / PREDICTIONS / file_name(candidate.name) / f"{file_name(test_set.name)}.csv"
+                write_table(table, test_set, candidate.classifier.class_names, predictions)
             top1, top5 = accuracy(predictions.hit1), accuracy(predictions.hit5)
             results.accuracy.append(
                 Accuracy(
@@ -184,6 +191,18 @@ def measure(
             )
             results.corruption.append(corruption_errors(candidate.name, name, marked, by_corruption, clean))
     return results
+
+
+def _forget_others(results: Results, candidates: Sequence[Candidate], folder: Path) -> None:
+    """Drop the numbers of checkpoints that were measured under a candidate's name, and say so."""
+    before = {entry.name: entry.sha256 for entry in results.checkpoints}
+    others = {c.name for c in candidates if before.get(c.name, c.classifier.sha256) != c.classifier.sha256}
+    for name in sorted(others):
+        print(f"{name}: another checkpoint had this name in {folder}; its numbers are dropped", file=sys.stderr)
+    results.accuracy = [e for e in results.accuracy if e.checkpoint not in others]
+    results.corruption = [e for e in results.corruption if e.checkpoint not in others]
+    results.biases = [e for e in results.biases if e.checkpoint not in others]
+    results.differences = [e for e in results.differences if not {e.checkpoint, e.baseline} & others]
 
 
 def measure_biases(checkpoint: str, found: Sequence[tuple[TestSet, Predictions]]) -> list[Bias]:
@@ -227,6 +246,12 @@ def corruption_errors(
         mce=mce(listed),
         relative_mce=None if clean_top1 is None else relative_mce(listed, 1.0 - clean_top1),
     )
+
+
+def file_name(name: str) -> str:
+    """A name of a checkpoint or set as one of a file; what it cannot hold is told by a digest."""
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name).lstrip(".")[:100]
+    return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def copy_name(test_set: CorruptionSet) -> str:

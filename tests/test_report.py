@@ -1,5 +1,6 @@
 """`genint-evaluate run`: numbers with their conditions, one self-contained page, and mistakes named in one line."""
 
+import csv
 import json
 import os
 import re
@@ -320,3 +321,39 @@ def test_no_folder_of_this_machine_stands_in_a_report(report, runs):
 def test_locations_are_shown_by_what_tells_them_apart():
     assert shown_locations(["/x/y/a/last.pt", "runs/b", "/x/y/c/last.pt"]) == ["a/last.pt", "runs/b", "c/last.pt"]
     assert shown_locations(["s3://key:secret@bucket/run?X-Amz-Signature=1"]) == ["run"]
+
+
+def test_alexnet_on_an_official_copy_is_a_self_check():
+    alexnet = CheckpointEntry("alexnet-V1", "alexnet-V1", None, "alexnet", "0" * 64, None, None, "torchvision:alexnet")
+    results = Results(
+        checkpoints=[alexnet, entry("x", "x")],
+        corruption=[
+            CorruptionErrors(name, "imagenet-c", "official", {"fog": 50.0}, 50.0, {"fog": 99.0}, mce, None)
+            for name, mce in (("alexnet-V1", 100.04), ("x", 80.0))
+        ],
+    )
+    assert accuracy_lines(results)[-1] == "self-check: mCE of alexnet-V1 on imagenet-c is 100.0; it must be 100.0"
+    assert sum("self-check" in line for line in accuracy_lines(results)) == 1
+
+
+def test_numbers_of_another_checkpoint_of_the_same_name_are_dropped_and_predictions_exported(
+    evaluate, runs, reference, tmp_path
+):
+    arguments = ("--corruptions", 0, "--out", tmp_path / "out")
+    code, _, error = evaluate(
+        "run", "--checkpoint", f"mine={runs / 'a'}", "--shards", f"{reference}:natural", "--export", *arguments
+    )
+    assert code == 0, error
+    (table,) = (tmp_path / "out" / "predictions").glob("mine/*.csv")
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    measured = load_results(tmp_path / "out").accuracy[0]
+    assert len(rows) == measured.images == 60
+    assert sum(row["answer_1"] == row["labels"] for row in rows) == round(60 * measured.top1)
+    assert all(0 < float(row["label_probability"]) <= float(row["confidence"]) <= 1 for row in rows)
+    code, _, error = evaluate(
+        "run", "--checkpoint", f"mine={runs / 'b'}", "--shards", f"{reference}:observational", *arguments
+    )
+    assert code == 0, error
+    assert "mine: another checkpoint had this name" in error
+    (left,) = load_results(tmp_path / "out").accuracy
+    assert left.test_set.endswith("/observational")

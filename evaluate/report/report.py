@@ -71,7 +71,17 @@ def accuracy_lines(results: Results) -> list[str]:
         rows.append([group, *cells, *(f"{heads[group, n]:.2f}" if (group, n) in heads else "-" for n in copies)])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     notes = _unique(f"{e.test_set}: {note}" for e in results.accuracy if e.test_set in names for note in e.notes)
-    return [*_columns(rows, widths), *notes]
+    return [*_columns(rows, widths), *notes, *_self_checks(results)]
+
+
+def _self_checks(results: Results) -> list[str]:
+    """AlexNet is the unit of CE: on an official copy, read as published, its own mCE is 100."""
+    alexnets = {entry.name for entry in results.checkpoints if entry.location.startswith("torchvision:alexnet")}
+    return [
+        f"self-check: mCE of {entry.checkpoint} on {entry.test_set} is {entry.mce:.1f}; it must be 100.0"
+        for entry in results.corruption
+        if entry.checkpoint in alexnets and entry.mce is not None
+    ]
 
 
 def _columns(rows: Sequence[Sequence[str]], widths: Sequence[int]) -> list[str]:
@@ -261,7 +271,7 @@ def _corruption_section(results: Results) -> Section:
             )
             columns = ["", "mean error", *names]
         tables.append(Table(columns, rows))
-    return Section("Corruptions", texts, tables)
+    return Section("Corruptions", [*texts, *_self_checks(results)], tables)
 
 
 def _bias_section(results: Results) -> Section:

@@ -26,7 +26,7 @@ from ...manifests.storage import Storage
 RESULTS = "results.json"
 LOCK = "lock"
 # What a measurement that has not ended may have left in its folder.
-UNFINISHED: Final = {"cache", "corrupted", LOCK}
+UNFINISHED: Final = {"cache", "corrupted", "predictions", LOCK}
 FORMAT: Final = "genint-evaluate"
 VERSION: Final = 1
 
