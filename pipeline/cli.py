@@ -332,17 +332,26 @@ def _print_estimate(ingredients: "Ingredients", storage: "Storage", device: str,
 def status(dataset: str) -> None:
     """How far a dataset is, finished or under way."""
     from ..manifests.dataset import load_dataset
-    from ..manifests.manifest import MANIFEST
+    from ..manifests.manifest import MANIFEST, load_manifest
     from .release.close import RecordStore
 
     loaded = load_dataset(dataset)
     store = RecordStore(loaded.storage)
+    missing = 0
     for stream in loaded.recipe.streams:
         plan = loaded.plan(stream.name)
-        done = plan.num_shards - len(store.missing_shards(stream.name, plan.num_shards))
-        click.echo(f"{stream.name:20} {done:>8,} of {plan.num_shards:,} shards")
-    finished = loaded.storage.exists(MANIFEST)
-    click.echo("complete: its manifest is written" if finished else "under way: no manifest yet")
+        lacking = len(store.missing_shards(stream.name, plan.num_shards))
+        missing += lacking
+        click.echo(f"{stream.name:20} {plan.num_shards - lacking:>8,} of {plan.num_shards:,} shards")
+    if not loaded.storage.exists(MANIFEST):
+        click.echo("under way: no manifest yet")
+        return
+    load_manifest(loaded.storage)  # raises where it is damaged
+    click.echo(
+        f"not complete: its manifest is written, but {missing:,} shards are missing; build-shards makes them again"
+        if missing
+        else "complete: its manifest is written"
+    )
 
 
 @cli.command()

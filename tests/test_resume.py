@@ -257,3 +257,12 @@ def test_keys_that_are_none_are_refused_in_short(finished: Path, run_cli: Callab
     result = run_cli("inspect", finished, key)
     assert result.exit_code == 2
     assert len(result.err) < 500
+
+
+def test_status_says_complete_of_what_is_complete(finished: Path, run_cli: Callable[..., Any], tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(finished, tmp_path / "dataset"))
+    assert run_cli("status", copy).out.endswith("complete: its manifest is written\n")
+    lose(SHARD)(copy)
+    assert "not complete: its manifest is written, but 1 shards are missing" in run_cli("status", copy).out
+    cut("manifest.json", 50)(copy)
+    assert run_cli("status", copy).exit_code == 1
