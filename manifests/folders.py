@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .errors import UsageError
+from .errors import UsageError, shorten
 from .pictures import IMAGE_EXTENSIONS
 
 LOGGER = logging.getLogger("genint")
@@ -80,7 +80,7 @@ def refuse_mixture(found: Found, where: str) -> None:
 def note_left_out(left_out: str, where: str) -> None:
     """Say in one line what of a folder is not taken."""
     if left_out:
-        LOGGER.warning("note: %s: left out: %s", where, left_out)
+        LOGGER.warning("note: %s: left out: %s", shorten(where), shorten(left_out, 400))
 
 
 def read_file(path: str | os.PathLike[str]) -> bytes:
