@@ -17,6 +17,7 @@ class TinyImages:
     """Images that are their own position."""
 
     class_names = ("a", "b")
+    names_classes = False
 
     def __init__(self, *shard_sizes: int) -> None:
         self.shard_sizes = list(shard_sizes)

@@ -238,7 +238,7 @@ def test_damaged_list_of_inputs_is_named(dataset: Path, verify: Callable[[], lis
 
 def test_altered_list_of_inputs_is_caught(dataset: Path, verify: Callable[[], list[str]]) -> None:
     path = dataset / "inputs" / "photos.tsv.gz"
-    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()).replace(b"ant/0.png", b"ant/x.png")))
+    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()).replace(b"ant/0.png", b"ant/0.jpg")))
     problems = verify()
     assert problems[0] == "inputs/photos.tsv.gz: sha256 differs from SHA256SUMS"
     assert any("inputs/photos.tsv.gz: another list than that of records/plan.json" in problem for problem in problems)
