@@ -226,8 +226,14 @@ def read_part(storage: Storage, part: Part) -> Iterator[Record]:
         raise FormatError(f"{storage / part.path}: missing") from error
     if hashlib.sha256(content).hexdigest() != part.sha256:
         raise FormatError(f"{storage / part.path}: sha256 differs from the manifest's")
-    for line in content.splitlines():
-        yield Record.from_json(line, storage / part.path)
+    records = [Record.from_json(line, storage / part.path) for line in content.splitlines()]
+    shards = list(range(part.first_shard, part.first_shard + part.shards))
+    if [record.shard_index for record in records] != shards or sum(r.samples for r in records) != part.samples:
+        raise FormatError(
+            f"{storage / part.path}: not the records of {part.shards} shards from {part.first_shard} on, with "
+            f"{part.samples} samples, as the manifest says"
+        )
+    yield from records
 
 
 def read_records(storage: Storage, stream: StreamEntry) -> Iterator[Record]:

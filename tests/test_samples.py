@@ -1,5 +1,7 @@
 """Random access to the samples of a finished stream."""
 
+import hashlib
+import json
 import pickle
 import shutil
 from pathlib import Path
@@ -110,6 +112,18 @@ def test_a_shard_is_compared_with_its_record_once(copied: Path) -> None:
     assert samples.read(0) == content
     with pytest.raises(FormatError, match="sha256 differs"):
         open_samples(copied).read(0)
+
+
+@pytest.mark.parametrize("order", [slice(1, None), slice(None, None, -1)], ids=["one lost", "in another order"])
+def test_a_part_that_is_not_what_the_manifest_says_of_it_is_named(copied: Path, order: slice) -> None:
+    part = copied / "manifest" / "natural-00000.jsonl"
+    part.write_bytes(b"".join(part.read_bytes().splitlines(keepends=True)[order]))
+    manifest = json.loads((copied / "manifest.json").read_text())
+    (entry,) = (stream for stream in manifest["streams"] if stream["name"] == "natural")
+    entry["parts"][0]["sha256"] = hashlib.sha256(part.read_bytes()).hexdigest()
+    (copied / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(FormatError, match=r"natural-00000\.jsonl: not the records of 3 shards from 0 on"):
+        open_samples(copied)
 
 
 def test_a_damaged_or_missing_index_is_named(copied: Path) -> None:

@@ -137,7 +137,7 @@ def _timed_samples(rehearsal: Rehearsal, context: RenderContext) -> int:
         return rehearsal.samples
     assert context.facts.generator is not None
     resolution = context.facts.generator.resolution
-    if context.device == "cpu" and resolution > 64:
-        return 2
     assert context.recipe.generator is not None
+    if context.device == "cpu":
+        return min(context.recipe.generator.batch_size, 64 if resolution <= 64 else 2)
     return min(context.recipe.generator.batch_size, max(1, MOST_PIXELS // resolution**2))
