@@ -46,7 +46,7 @@ out_option = click.option(
     "--out", required=True, type=click.Path(path_type=Path), help="Folder of results.json and index.html; added to."
 )
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-batch_option = click.option("--batch-size", default=64, show_default=True, type=click.IntRange(min=1))
+batch_option = click.option("--batch-size", default=64, show_default=True, type=click.IntRange(1, 65536))
 workers_option = click.option(
     "--workers", default=0, show_default=True, type=click.IntRange(0, MOST_WORKERS), help="Processes that decode."
 )
