@@ -125,7 +125,9 @@ class Storage:
 
     def read_range(self, name: str, offset: int, size: int) -> bytes:
         """Bytes of `name` from `offset`; fewer than `size` where it ends before."""
-        return bytes(self._ask(name, lambda: self._fs.cat_file(self._locate(name), offset, offset + size)))
+        # By keyword: file systems differ in what stands second.
+        part = {"start": offset, "end": offset + size}
+        return bytes(self._ask(name, lambda: self._fs.cat_file(self._locate(name), **part)))
 
     def sha256(self, name: str) -> str:
         """Digest of `name`, read in pieces."""

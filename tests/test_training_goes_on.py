@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 from multiprocessing.process import current_process
@@ -266,10 +267,11 @@ def test_a_line_of_metrics_that_was_cut_short_is_dropped_and_nothing_else_is_wri
         file.write('{"step": 2, "lo')
     (tmp_path / "precious").write_text("kept")
     (out / "metrics.jsonl.tmp").symlink_to(tmp_path / "precious")
-    (out / "last.pt.tmp.0123").write_text("of a process that was killed")
+    leftover = out / f"last.pt.tmp.{uuid.uuid4().hex}"
+    leftover.write_text("of a process that was killed")
     go(configuration, inputs, out)
     assert [line["step"] for line in scores(out)] == [1, 2, 3]
-    assert (tmp_path / "precious").read_text() == "kept" and not (out / "last.pt.tmp.0123").exists()
+    assert (tmp_path / "precious").read_text() == "kept" and not leftover.exists()
 
 
 def test_a_run_holds_no_path_and_no_host_and_goes_on_when_its_inputs_move(
