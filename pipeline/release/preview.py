@@ -37,7 +37,6 @@ def draw_contact_sheet(title: str, rows: Mapping[str, Sequence[Tile]]) -> Image.
     sheet = Image.new("RGB", (LABEL + columns * (TILE + 2), 26 + len(rows) * (height + 2)), "white")
     draw = ImageDraw.Draw(sheet)
     draw.text((6, 5), title, "black", ImageFont.load_default(14))
-    small = ImageFont.load_default(10)
     for row, (label, tiles) in enumerate(rows.items()):
         top = 26 + row * (height + 2)
         draw.text((6, top + TILE // 2 - 6), label, "black", ImageFont.load_default(12))
@@ -47,8 +46,14 @@ def draw_contact_sheet(title: str, rows: Mapping[str, Sequence[Tile]]) -> Image.
             enlarging = max(image.size) <= TILE
             method = Image.Resampling.NEAREST if enlarging else Image.Resampling.LANCZOS
             sheet.paste(ImageOps.contain(image.convert("RGB"), (TILE, TILE), method), (left, top))
-            draw.text((left + 1, top + TILE), caption, "black", small)
+            draw.text((left + 1, top + TILE), caption, "black", _fitting_font(caption))
     return sheet
+
+
+def _fitting_font(caption: str) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """The largest of the captions' sizes in which one is no wider than its tile."""
+    fonts = [ImageFont.load_default(size) for size in (10, 9, 8, 7)]
+    return next((font for font in fonts if font.getlength(caption) < TILE), fonts[-1])
 
 
 def _first_samples(dataset: Dataset, name: str) -> tuple[str, dict[str, list[Tile]]]:

@@ -50,6 +50,7 @@ def read_mechanisms(
     context: RenderContext, stream: CounterfactualStream, samples: Sequence[Sample], members: Sequence[Members]
 ) -> list[list[Tile]]:
     """Mask, texture and background of counterfactuals; grey ones where the network is not on this machine."""
+    names = stream.class_names(context.facts)
     # One by one and without the bank: a few samples do not pay for it.
     alone = stream.model_copy(update={"bank": None, "batch_size": 1})
     try:
@@ -62,8 +63,8 @@ def read_mechanisms(
     return [
         [
             (decode_picture(content["mask.png"], sample.key), "mask"),
-            (texture, f"texture {sample.parameters['labels']['texture']}"),
-            (background, f"background {sample.parameters['labels']['background']}"),
+            (texture, f"texture {names[sample.parameters['labels']['texture']]}"),
+            (background, f"background {names[sample.parameters['labels']['background']]}"),
         ]
         for sample, content, texture, background in zip(samples, members, *pictures, strict=True)
     ]
