@@ -226,13 +226,13 @@ def measure_biases(checkpoint: str, found: Sequence[tuple[TestSet, Predictions]]
 def corruption_errors(
     checkpoint: str, name: str, marked: str, errors: dict[str, dict[int, float]], clean_top1: float | None
 ) -> CorruptionErrors:
-    """Errors by corruption; for the official set CE and mCE as well, and relative mCE where the clean accuracy on
-    ImageNet's validation images was measured too."""
+    """Errors by corruption; for official ImageNet-C CE and mCE as well, and relative mCE where the clean accuracy on
+    ImageNet's validation images was measured too. Raises UsageError where a corruption or severity of it lacks."""
     listed = {corruption: [by[severity] for severity in sorted(by)] for corruption, by in errors.items()}
     means = {corruption: 100 * mean_error(values) for corruption, values in listed.items()}
     tested = [means[corruption] for corruption in means if corruption in TEST_CORRUPTIONS] or list(means.values())
     mean = sum(tested) / len(tested)
-    if marked != "official":
+    if marked != "official" or not errors.keys() <= ALEXNET_ERRORS.keys():
         return CorruptionErrors(checkpoint, name, marked, means, mean)
     return CorruptionErrors(
         checkpoint,
@@ -240,9 +240,7 @@ def corruption_errors(
         marked,
         means,
         mean,
-        ce={
-            corruption: ce(corruption, values) for corruption, values in listed.items() if corruption in ALEXNET_ERRORS
-        },
+        ce={corruption: ce(corruption, values) for corruption, values in listed.items()},
         mce=mce(listed),
         relative_mce=None if clean_top1 is None else relative_mce(listed, 1.0 - clean_top1),
     )

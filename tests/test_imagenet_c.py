@@ -9,12 +9,16 @@ import pytest
 import torch
 from genint.evaluate.metrics.corruption_error import (
     ALEXNET_ERRORS,
+    BAR_CORRUPTIONS,
     EXTRA_CORRUPTIONS,
     SEVERITIES,
     TEST_CORRUPTIONS,
     mce,
 )
 from genint.evaluate.prediction import Cache, predict_sets
+from genint.evaluate.report.report import accuracy_lines, write_report
+from genint.evaluate.report.results import CheckpointEntry, Results
+from genint.evaluate.run import corruption_errors
 from genint.evaluate.test_sets import CorruptionSet, imagenet_c, open_test_set
 from genint.manifests.errors import UsageError
 from genint.manifests.inputs import imagenet_wnids
@@ -51,6 +55,26 @@ def test_missing_parts_are_named(tmp_path: Path) -> None:
     lay_out(root, ("saturate",))
     with pytest.raises(UsageError, match="extra corruption saturate but lacks speckle_noise, gaussian_blur, spatter"):
         open_test_set(f"imagenet-c={root}")
+
+
+def test_c_bar_is_50_sets_with_a_mean_error_and_no_ce(tmp_path: Path) -> None:
+    sets = open_test_set(f"imagenet-c-bar={lay_out(tmp_path / 'bar', BAR_CORRUPTIONS)}")
+    assert len(sets) == 50 and all(one.marked == "official" and len(one) == 50_000 for one in sets)
+    assert (sets[0].name, sets[-1].name) == ("imagenet-c-bar/blue_noise_sample/1", "imagenet-c-bar/sparkles/5")
+    assert "CenterCrop(224) only" in sets[0].protocol
+    # Severity s of corruption c errs in (2 c + s) %: 2 c + 3 of a corruption, 12 over the ten.
+    errors = {name: {s: (2 * c + s) / 100 for s in SEVERITIES} for c, name in enumerate(BAR_CORRUPTIONS)}
+    found = corruption_errors("x", "imagenet-c-bar", "official", errors, 0.76)
+    assert (found.ce, found.mce, found.relative_mce) == (None, None, None)
+    assert found.error["sparkles"] == pytest.approx(21.0) and found.mean_error == pytest.approx(12.0)
+    entry = CheckpointEntry("x", "x", None, "resnet50", "0" * 64, None, None, "")
+    results = Results(checkpoints=[entry], corruption=[found])
+    assert accuracy_lines(results)[0].endswith("imagenet-c-bar mean error")
+    page = write_report(tmp_path, results).read_text()
+    assert "there are no constants of AlexNet" in page and "genint-evaluate corrupted itself" not in page
+    (tmp_path / "bar" / "sparkles" / "5").rmdir()
+    with pytest.raises(UsageError, match=r"lacks sparkles/5$"):
+        open_test_set(f"imagenet-c-bar={tmp_path / 'bar'}")
 
 
 def test_incomplete_set_is_refused_when_it_is_looked_into(tmp_path: Path) -> None:

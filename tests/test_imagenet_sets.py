@@ -1,4 +1,4 @@
-"""ImageNet-A, -R, Sketch, ReaL and ImageNet-9: labels, masks and metrics, on small copies of their layouts."""
+"""ImageNet-A, -R, -D, Sketch, ReaL and ImageNet-9: labels, masks and metrics, on small copies of their layouts."""
 
 import json
 from importlib.resources import files
@@ -80,11 +80,36 @@ def test_sketches_are_of_all_classes(tmp_path: Path) -> None:
     for label, wnid in enumerate(WNIDS):
         write(tmp_path / "sketch" / wnid / "sketch_0.JPEG", label)
     (one,) = open_test_set(f"imagenet-sketch={tmp_path}")
+    assert one.protocol.endswith("incomplete: 1,000 images, published are 50,889")
     assert len(one) == 1000 and one.labels(999) == (999,) and one.marked == "official"
     (tmp_path / "sketch" / WNIDS[3] / "sketch_0.JPEG").rename(tmp_path / "sketch" / WNIDS[2] / "other.JPEG")
     (tmp_path / "sketch" / WNIDS[3]).rmdir()
     with pytest.raises(UsageError, match=f"lacks class folders {WNIDS[3]}; expected 1,000 class folders"):
         open_test_set(f"imagenet-sketch={tmp_path}")
+
+
+def test_imagenet_d_counts_any_class_of_the_object_in_each_of_its_three_folders(tmp_path: Path) -> None:
+    content = json.loads((files("genint.evaluate.test_sets") / "data" / "imagenet-d.json").read_text())
+    classes = {name: [WNIDS.index(wnid) for wnid in wnids] for name, wnids in content["classes"].items()}
+    assert "MIT" in content["source"] and len(classes) == 113
+    assert len({label for labels in classes.values() for label in labels}) == 125
+    chair, mug = classes["chair"], classes["mug"]
+    assert (len(chair), len(mug)) == (3, 1)
+    # A chair of each of its three classes, of which 0, 1 and 2 look like mugs; and a mug.
+    for nuisance, wrong in (("background", 0), ("texture", 1), ("material", 2)):
+        for number, label in enumerate(chair):
+            write(tmp_path / nuisance / "chair" / f"{number}.png", mug[0] if number < wrong else label)
+        write(tmp_path / nuisance / "mug" / "0.png", mug[0])
+    sets = open_test_set(f"imagenet-d={tmp_path}")
+    assert [one.name for one in sets] == ["imagenet-d:background", "imagenet-d:texture", "imagenet-d:material"]
+    assert [accuracy(predict(reader(), one).hit1).value for one in sets] == [1.0, 0.75, 0.5]
+    assert "incomplete: 12 images, published are 4,835, in the three folders" in sets[0].protocol
+    (tmp_path / "texture" / "mug").rename(tmp_path / "texture" / "cup")
+    with pytest.raises(UsageError, match="texture: class folder 'cup' is none of the set's 113 classes"):
+        open_test_set(f"imagenet-d={tmp_path}")
+    (tmp_path / "texture").rename(tmp_path / "textures")
+    with pytest.raises(UsageError, match="lacks texture; expected the folders background, texture, material"):
+        open_test_set(f"imagenet-d={tmp_path}")
 
 
 @pytest.fixture

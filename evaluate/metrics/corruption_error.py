@@ -22,6 +22,11 @@ ALEXNET_ERRORS: Final[Mapping[str, float]] = {
 CORRUPTIONS: Final = tuple(ALEXNET_ERRORS)
 TEST_CORRUPTIONS: Final = CORRUPTIONS[:15]
 EXTRA_CORRUPTIONS: Final = CORRUPTIONS[15:]
+# ImageNet-C-bar's; nobody published AlexNet's errors on them, so that there is no CE.
+BAR_CORRUPTIONS: Final = (
+    "blue_noise_sample", "brownish_noise", "caustic_refraction", "checkerboard_cutout", "cocentric_sine_waves",
+    "inverse_sparkles", "perlin_noise", "plasma_noise", "single_frequency_greyscale", "sparkles",
+)  # fmt: skip
 
 # The same by severity (hendrycks/robustness, issue 10), of which the above are the means.
 ALEXNET_SEVERITY_ERRORS: Final[Mapping[str, tuple[float, ...]]] = {

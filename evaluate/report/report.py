@@ -63,8 +63,8 @@ def accuracy_lines(results: Results) -> list[str]:
     means, heads = group_accuracies(results), _corruption_means(results)
     names = [name for name in _test_sets(results) if not _is_corruption(results, name)]
     copies = _unique(name for _, name in heads)
-    official = {entry.test_set for entry in results.corruption if entry.marked == "official"}
-    rows = [["top-1, %", *names, *(f"{name} {'mCE' if name in official else 'mean error'}" for name in copies)]]
+    with_mce = {entry.test_set for entry in results.corruption if entry.mce is not None}
+    rows = [["top-1, %", *names, *(f"{name} {'mCE' if name in with_mce else 'mean error'}" for name in copies)]]
     for group in _groups(results):
         found = [means.get((group, name)) for name in names]
         cells = [f"{_percent(mean)} ({_interval(mean)})" if mean else "-" for mean in found]
@@ -240,7 +240,7 @@ def _corruption_section(results: Results) -> Section:
     tables, texts = [], []
     for test_set in _unique(entry.test_set for entry in results.corruption):
         entries = [entry for entry in results.corruption if entry.test_set == test_set]
-        official = entries[0].marked == "official"
+        has_ce = entries[0].mce is not None
         groups = _unique(group_of[entry.checkpoint] for entry in entries)
         members = {group: [e for e in entries if group_of[e.checkpoint] == group] for group in groups}
         heads = {group: _mean([_head(entry) for entry in own]) for group, own in members.items()}
@@ -248,22 +248,25 @@ def _corruption_section(results: Results) -> Section:
         names = _unique(name for entry in entries for name in entry.error)
         rows = []
         for group, own in members.items():
-            paper = paper_corruption(presets[group] or group) if official else {}
+            paper = paper_corruption(presets[group] or group) if has_ce else {}
             best = len(groups) > 1 and heads[group] == min(heads.values())
             row = [
                 Cell(group, _members(results, group)),
                 Cell(f"{heads[group]:.2f}", _paper(paper, "mce"), _bold(best)),
             ]
-            if official:
+            if has_ce:
                 relative = [entry.relative_mce for entry in own if entry.relative_mce is not None]
                 row.append(Cell(f"{_mean(relative):.2f}" if relative else "–"))
             for name in names:
                 values = [errors[name] for errors in (entry.ce or entry.error for entry in own) if name in errors]
                 row.append(Cell(f"{_mean(values):.1f}", _paper(paper, name)) if values else Cell("–"))
             rows.append(row)
-        if official:
+        if has_ce:
             texts.append(f"{test_set}: CE in percent of AlexNet's errors, and their mean (mCE).")
             columns = ["", "mCE", "relative mCE", *names]
+        elif entries[0].marked == "official":
+            texts.append(f"{test_set}: top-1 errors in percent; there are no constants of AlexNet's for a CE.")
+            columns = ["", "mean error", *names]
         else:
             texts.append(
                 f"{test_set}: a copy that genint-evaluate corrupted itself. Top-1 errors in percent, as they are: "

@@ -118,10 +118,15 @@ def open_imagenet_c(location: str, where: str) -> list[CorruptionSet]:
     if present and len(present) < len(EXTRA_CORRUPTIONS):
         lacking = [corruption for corruption in EXTRA_CORRUPTIONS if corruption not in present]
         raise UsageError(f"{where}: has the extra corruption {present[0]} but lacks {', '.join(lacking)}")
+    return open_official("imagenet-c", root, (*TEST_CORRUPTIONS, *present), where)
+
+
+def open_official(name: str, root: Path, corruptions: Iterable[str], where: str) -> list[CorruptionSet]:
+    """Published sets of 50,000 images each, CORRUPTION/SEVERITY/WNID/*. Raises UsageError that names what lacks."""
     wnids = imagenet_wnids()
     return [
         CorruptionSet(
-            name=f"imagenet-c/{corruption}/{severity}",
+            name=f"{name}/{corruption}/{severity}",
             corruption=corruption,
             severity=severity,
             root=str(folder),
@@ -132,7 +137,7 @@ def open_imagenet_c(location: str, where: str) -> list[CorruptionSet]:
             marked="official",
             where=where,
         )
-        for corruption, severity, folder in _folders(root, (*TEST_CORRUPTIONS, *present), SEVERITIES, where)
+        for corruption, severity, folder in _folders(root, corruptions, SEVERITIES, where)
     ]
 
 

@@ -2,7 +2,9 @@
 
 from ...manifests.inputs import imagenet_wnids, list_images
 from .imagenet import PROTOCOL
-from .test_set import FileSet, check_counts, existing_folder, folder_labels
+from .test_set import FileSet, check_counts, existing_folder, folder_labels, incompleteness
+
+IMAGES = 50_889  # its paper says 50,000
 
 
 def open_imagenet_sketch(location: str, where: str) -> list[FileSet]:
@@ -12,4 +14,5 @@ def open_imagenet_sketch(location: str, where: str) -> list[FileSet]:
     check_counts(listing, imagenet_wnids(), None, where)
     labels = folder_labels(listing, {wnid: label for label, wnid in enumerate(imagenet_wnids())})
     paths, sizes = listing.paths, listing.sizes
-    return [FileSet("imagenet-sketch", PROTOCOL, imagenet_wnids(), listing.root, paths, sizes, labels, "official")]
+    protocol = PROTOCOL + incompleteness(len(paths), IMAGES)
+    return [FileSet("imagenet-sketch", protocol, imagenet_wnids(), listing.root, paths, sizes, labels, "official")]
