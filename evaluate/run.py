@@ -10,21 +10,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..manifests.console import ProgressDisplay
 from ..manifests.errors import UsageError
 from ..train.checkpoint import Classifier, known_archs, load_classifier
 from .corrupt import corrupt
-from .metrics.accuracy import accuracy
-from .metrics.bootstrap import paired_bootstrap
+from .metrics.accuracy import Hits, accuracy, difference_interval
+from .metrics.bootstrap import bootstrap_over_clusters, paired_bootstrap
 from .metrics.calibration import calibration_error, negative_log_likelihood
-from .metrics.corruption_error import ALEXNET_ERRORS, TEST_CORRUPTIONS, ce, mce, mean_error, relative_mce
+from .metrics.corruption_error import ALEXNET_ERRORS, TEST_CORRUPTIONS, ce, mce, mean_error, photo_errors, relative_mce
 from .metrics.shape_bias import shape_bias
 from .prediction import Cache, Precision, Predictions, match_classes, predict_sets, write_table
 from .report.results import (
     Accuracy,
     Bias,
     CheckpointEntry,
+    Clustered,
     CorruptionErrors,
     Difference,
     Results,
@@ -35,6 +37,7 @@ from .test_sets import CorruptionSet, CueConflictSet, FileSet, TestSet, open_tes
 from .test_sets.masked import validation_of
 from .test_sets.streams import StreamSet
 from .test_sets.subset import first_of_each_class
+from .test_sets.test_set import Clusters
 
 CACHE = "cache"
 CORRUPTED = "corrupted"
@@ -152,10 +155,12 @@ def measure(
     results.corruption = [e for e in results.corruption if not (e.checkpoint in names and e.test_set in copies)]
     results.differences = [e for e in results.differences if e.test_set not in sets]
     baseline: dict[str, Predictions] = {}
+    clusters = {test_set.name: test_set.clusters() for test_set in test_sets}
+    share_photos = {name: _share_photos([s for s in corrupted if copy_name(s) == name]) for name in copies}
     cache = Cache(folder / CACHE)
     for candidate in candidates:
         found = predict_sets(candidate.classifier, test_sets, cache, batch_size, workers, device, precision)
-        errors: dict[str, dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
+        wrong: dict[str, dict[str, dict[int, Hits]]] = defaultdict(lambda: defaultdict(dict))
         whole: list[tuple[TestSet, Predictions]] = []
         for test_set, predictions in found:
             if not isinstance(test_set, CorruptionSet):
@@ -170,27 +175,52 @@ def measure(
                     top1.value, (top1.low, top1.high), top5.value, (top5.low, top5.high), key,
                     calibration_error(predictions.confidence, predictions.hit1),
                     max(0.0, negative_log_likelihood(predictions.log_likelihood)), test_set.notes,
+                    over_clusters(predictions.hit1, clusters[test_set.name]),
                 )
             )  # fmt: skip
             if isinstance(test_set, CorruptionSet):
-                errors[copy_name(test_set)][test_set.corruption][test_set.severity] = 1.0 - top1.value
+                wrong[copy_name(test_set)][test_set.corruption][test_set.severity] = ~predictions.hit1
             elif candidate is candidates[0]:
                 baseline[test_set.name] = predictions
             else:
-                value, low, high = paired_bootstrap(predictions.hit1, baseline[test_set.name].hit1)
+                own, other = predictions.hit1, baseline[test_set.name].hit1
+                value, low, high = paired_bootstrap(own, other)
                 results.differences.append(
-                    Difference(candidates[0].name, candidate.name, test_set.name, len(predictions), value, (low, high))
-                )
+                    Difference(
+                        candidates[0].name, candidate.name, test_set.name, len(predictions), value, (low, high),
+                        over_clusters(own.astype(int) - other, clusters[test_set.name]),
+                    )
+                )  # fmt: skip
         biases = measure_biases(candidate.name, whole)
         measured = {(bias.checkpoint, bias.name) for bias in biases}
         results.biases = [b for b in results.biases if (b.checkpoint, b.name) not in measured] + biases
-        for name, by_corruption in errors.items():
-            marked = next(test_set.marked for test_set in corrupted if copy_name(test_set) == name)
+        for name, by_corruption in wrong.items():
+            marked, images = next((s.marked, len(s)) for s in corrupted if copy_name(s) == name)
             clean = next(
                 (e.top1 for e in results.accuracy if e.checkpoint == candidate.name and e.test_set == "imagenet"), None
             )
-            results.corruption.append(corruption_errors(candidate.name, name, marked, by_corruption, clean))
+            errors = {c: {s: float(hits.mean()) for s, hits in by.items()} for c, by in by_corruption.items()}
+            entry = corruption_errors(candidate.name, name, marked, errors, clean)
+            over_photos = None
+            if share_photos[name]:
+                listed = {corruption: list(by.values()) for corruption, by in by_corruption.items()}
+                values = photo_errors(listed, entry.mce is not None)
+                over_photos = over_clusters(values, Clusters("photo", np.arange(images)))
+            results.corruption.append(replace(entry, images=images, clustered=over_photos))
     return results
+
+
+def over_clusters(values: NDArray[np.generic], clusters: Clusters | None) -> Clustered | None:
+    """The interval of a mean of values [N] where images were drawn in clusters."""
+    if clusters is None:
+        return None
+    return Clustered(clusters.unit, clusters.count, bootstrap_over_clusters(values, clusters.numbers))
+
+
+def _share_photos(sets: Sequence[CorruptionSet]) -> bool:
+    """Whether sets are corruptions of the same photos, in the same order."""
+    first, *others = ([one.key(position) for position in range(len(one))] for one in sets)
+    return all(keys == first for keys in others)
 
 
 def _forget_others(results: Results, candidates: Sequence[Candidate], folder: Path) -> None:
@@ -211,15 +241,20 @@ def measure_biases(checkpoint: str, found: Sequence[tuple[TestSet, Predictions]]
     same, rand = (by_name.get(f"imagenet-9:{variant}") for variant in ("mixed_same", "mixed_rand"))
     biases = []
     if same and rand:
-        gap = accuracy(same.hit1).value - accuracy(rand.hit1).value
+        both = accuracy(same.hit1), accuracy(rand.hit1)
+        gap = both[0].value - both[1].value
         words = "ImageNet-9: top-1 where backgrounds are of the object's own class, less that where they are of any"
-        biases.append(Bias(checkpoint, "background gap", gap, len(same) + len(rand), words))
+        biases.append(Bias(checkpoint, "background gap", gap, len(same) + len(rand), words, difference_interval(*both)))
     for test_set, predictions in found:
         if isinstance(test_set, CueConflictSet):
-            share = shape_bias(predictions.top5[:, 0], predictions.labels[:, 0], np.array(test_set.textures))
+            answers, shapes, textures = predictions.top5[:, 0], predictions.labels[:, 0], np.array(test_set.textures)
+            share = shape_bias(answers, shapes, textures)
             if share:
                 words = "cue conflicts: of the answers that are the shape's class or the texture's, those for the shape"
-                biases.append(Bias(checkpoint, "shape bias", *share, words))
+                either = (answers == shapes) | (answers == textures)
+                photos = test_set.clusters().numbers[either]
+                interval = bootstrap_over_clusters((answers == shapes)[either], photos)
+                biases.append(Bias(checkpoint, "shape bias", *share, words, interval))
     return biases
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from genint.evaluate.metrics.accuracy import accuracy, topk_hits, wilson_interval
-from genint.evaluate.metrics.bootstrap import paired_bootstrap
+from genint.evaluate.metrics.accuracy import accuracy, difference_interval, topk_hits, wilson_interval
+from genint.evaluate.metrics.bootstrap import bootstrap_over_clusters, paired_bootstrap
 from genint.evaluate.metrics.calibration import calibration_error, negative_log_likelihood
 from genint.evaluate.metrics.corruption_error import (
     ALEXNET_CLEAN_ERROR,
@@ -24,6 +24,7 @@ from genint.evaluate.metrics.corruption_error import (
     TEST_CORRUPTIONS,
     ce,
     mce,
+    photo_errors,
     relative_ce,
     relative_mce,
 )
@@ -82,6 +83,9 @@ class Pictures:
 
     def frame(self, picture: Image.Image) -> Image.Image:
         return picture
+
+    def clusters(self) -> None:
+        return None
 
 
 class Oracle(nn.Module):
@@ -302,6 +306,26 @@ def test_wilson_interval_agrees_with_hand_numbers() -> None:
         wilson_interval(0, 0)
 
 
+def test_interval_of_a_difference_agrees_with_newcombes_example() -> None:
+    # 56 of 70 and 48 of 80 (Newcombe 1998, table II, method 10): 0.0524 to 0.3339.
+    first, second = (accuracy(np.arange(count) < hits) for hits, count in ((56, 70), (48, 80)))
+    assert difference_interval(first, second) == pytest.approx((0.0524, 0.3339), abs=1e-4)
+
+
+def test_clusters_are_drawn_again_as_wholes() -> None:
+    # Each of 400 clusters is right or wrong as a whole: five images of one are worth no more than one.
+    right = np.arange(400) % 2 == 0
+    hits, clusters = np.repeat(right, 5), np.repeat(np.arange(400), 5)
+    low, high = bootstrap_over_clusters(hits, clusters)
+    # Standard error sqrt(0.25 / 400) = 0.025, and of 2,000 independent images 0.0112.
+    assert (low, high) == pytest.approx((0.5 - 1.96 * 0.025, 0.5 + 1.96 * 0.025), abs=0.006)
+    assert bootstrap_over_clusters(hits, np.arange(2000)) == pytest.approx((0.478, 0.522), abs=0.004)
+    # Where every cluster has the same mean, which of them are drawn makes no difference.
+    assert bootstrap_over_clusters(np.tile([0.0, 1.0], 30), np.repeat(np.arange(30), 2)) == (0.5, 0.5)
+    with pytest.raises(ValueError, match="must be as many"):
+        bootstrap_over_clusters(hits, clusters[1:])
+
+
 def test_paired_bootstrap_knows_that_models_share_their_images() -> None:
     rng = np.random.default_rng(0)
     easy = rng.random(10_000) < 0.7
@@ -349,6 +373,18 @@ def test_corruption_errors_agree_with_hand_numbers() -> None:
     # Extra corruptions are for validation: they do not enter the mean.
     assert mce(perfect | dict.fromkeys(EXTRA_CORRUPTIONS, [1.0] * 5)) == 0.0
     assert ce("saturate", [1.0] * 5) == pytest.approx(100 / 0.658248)
+
+
+def test_what_photos_add_to_the_corruption_errors_averages_to_them() -> None:
+    # Two photos; the first is misread under every corruption and severity, the second at severities 4 and 5 of fog.
+    never, always = np.array([True, False]), np.array([True, True])
+    wrong = {name: [never] * 3 + [always if name == "fog" else never] * 2 for name in CORRUPTIONS}
+    photos = photo_errors(wrong, in_units_of_alexnet=False)
+    assert photos == pytest.approx([100.0, 100 * 0.4 / 15])
+    errors = {name: [float(hits.mean()) for hits in by] for name, by in wrong.items()}
+    assert photo_errors(wrong, in_units_of_alexnet=True).mean() == pytest.approx(mce(errors))
+    few = photo_errors({"sparkles": [never, always]}, in_units_of_alexnet=False)
+    assert few == pytest.approx([100.0, 50.0])
 
 
 def test_incomplete_corruption_errors_are_refused() -> None:

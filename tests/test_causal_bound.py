@@ -20,7 +20,7 @@ from genint.evaluate.analyses.causal_bound import (
 from genint.evaluate.analyses.features import ImageFeatures, extract_features
 from genint.evaluate.analyses.latents import read_intervention
 from genint.evaluate.analyses.stream_images import StreamImages, load_stream, open_stream
-from genint.evaluate.metrics.bootstrap import bootstrap_over_classes
+from genint.evaluate.metrics.bootstrap import bootstrap_over_clusters
 from genint.evaluate.metrics.likelihood import (
     SCORES,
     best_of,
@@ -134,9 +134,9 @@ def test_dictionaries_have_one_size_are_seeded_and_refused_where_a_class_is_shor
 def test_the_bootstrap_draws_classes() -> None:
     labels = np.repeat([0, 1], 50)
     # Every class mean is 2: whichever classes are drawn, so is theirs, although the values vary.
-    assert bootstrap_over_classes(np.tile([1.0, 3.0], 50), labels, seed=0) == pytest.approx((2.0, 2.0))
+    assert bootstrap_over_clusters(np.tile([1.0, 3.0], 50), labels, seed=0) == pytest.approx((2.0, 2.0))
     # Of two classes, both draws fall on the same one half of the time.
-    assert bootstrap_over_classes(labels.astype(float), labels, seed=0) == pytest.approx((0.0, 1.0))
+    assert bootstrap_over_clusters(labels.astype(float), labels, seed=0) == pytest.approx((0.0, 1.0))
 
 
 def test_theorem_1_by_hand() -> None:

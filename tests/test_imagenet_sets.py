@@ -1,6 +1,7 @@
 """ImageNet-A, -R, -D, Sketch, ReaL and ImageNet-9: labels, masks and metrics, on small copies of their layouts."""
 
 import json
+import math
 from importlib.resources import files
 from pathlib import Path
 
@@ -179,6 +180,8 @@ def test_imagenet_9_counts_any_class_of_the_group_and_gives_the_gap(nine: Path) 
     (gap,) = measure_biases("reader", found)
     assert (gap.name, gap.images) == ("background gap", 180)
     assert gap.value == pytest.approx(0.3)
+    # Wilson of 72 and of 45 of 90 is 0.7056 to 0.8695 and 0.3988 to 0.6012.
+    assert gap.interval == pytest.approx((0.3 - math.hypot(0.0944, 0.1012), 0.3 + math.hypot(0.0695, 0.1012)), abs=2e-3)
     assert measure_biases("reader", found[:1]) == []
 
 
@@ -224,6 +227,9 @@ def test_cue_conflicts_are_answered_among_sixteen_and_give_the_shape_bias(tmp_pa
     (bias,) = measure_biases("sure", [(one, found)])
     assert (bias.name, bias.images) == ("shape bias", 12)
     assert bias.value == pytest.approx(8 / 12)
+    # A photo of a shape stands for itself here: 12 decisions, standard error sqrt(2 / 9 / 12) = 0.136.
+    assert one.clusters().unit == "photo" and one.clusters().count == 16
+    assert bias.interval == pytest.approx((0.667 - 0.267, 0.667 + 0.267), abs=0.1)
 
 
 def test_groups_are_answered_by_the_mean_probability_of_their_classes(tmp_path: Path) -> None:

@@ -20,7 +20,9 @@ from genint.evaluate.report.results import (
     Accuracy,
     Analysis,
     CheckpointEntry,
+    Clustered,
     CorruptionErrors,
+    Difference,
     Results,
     load_results,
     save_results,
@@ -186,9 +188,30 @@ def test_table_has_a_row_a_group():
         ],
     )
     header, first, second = accuracy_lines(results)
-    assert header.split() == ["top-1,", "%", "set"]
+    assert header == "top-1, %  set (n = 100)"
     assert first.split()[:2] == ["g", "50.00"]
     assert second.split()[:2] == ["single", "70.00"]
+
+
+def test_intervals_over_clusters_are_named_and_stand_for_those_over_images(tmp_path):
+    def results(unit: str) -> Results:
+        clustered = Clustered(unit, 20, (0.25, 0.75))
+        own = Accuracy("x", "s", "", "own", "", 60, 0.5, (0.4, 0.6), 1.0, (0.9, 1.0), "", clustered=clustered)
+        return Results(
+            checkpoints=[entry("x", "x")],
+            accuracy=[own],
+            differences=[Difference("w", "x", "s", 60, 0.1, (0.05, 0.15), Clustered(unit, 20, (-0.01, 0.21)))],
+            corruption=[CorruptionErrors("x", "c", "generated", {"fog": 50.0}, 50.0, images=30, clustered=clustered)],
+        )
+
+    page = write_report(tmp_path, results("latent")).read_text()
+    assert "40.0 to 60.0; over 20 latents 25.0 to 75.0" in page
+    assert "+5.00 to +15.00; over 20 latents -1.00 to +21.00" in page
+    assert "over 20 latents 0.2 to 0.8" in page and "30 images of each corruption and severity" in page
+    assert "50.00 (25.0 to 75.0)" in accuracy_lines(results("latent"))[1]
+    # Other classes are another question: the images' interval stays.
+    assert "50.00 (40.0 to 60.0)" in accuracy_lines(results("class"))[1]
+    assert "over 20 classes 25.0 to 75.0" in write_report(tmp_path, results("class")).read_text()
 
 
 def test_papers_numbers_stand_beside_official_sets_alone(tmp_path):

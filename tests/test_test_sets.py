@@ -16,6 +16,7 @@ from genint.evaluate.test_sets import KINDS, open_test_set
 from genint.evaluate.test_sets import imagenet as imagenet_module
 from genint.evaluate.test_sets.imagenet import open_imagenet
 from genint.evaluate.test_sets.streams import class_label
+from genint.evaluate.test_sets.subset import StreamSubset
 from genint.manifests.errors import FormatError, UsageError
 from genint.manifests.manifest import load_manifest
 from genint.manifests.samples import StreamSamples
@@ -261,6 +262,34 @@ def test_one_stream_may_be_named_of_any_kind(mini_tests: Path) -> None:
     assert one.name == "mini-tests/natural"
     with pytest.raises(UsageError, match=r"no stream 'tests'; its streams: natural \(natural, train\), test "):
         open_test_set(f"shards={mini_tests}:tests")
+
+
+def test_images_of_one_latent_are_a_cluster(reference: Path) -> None:
+    (one,) = open_test_set(f"shards={reference}:interventional")
+    found = one.clusters()
+    assert found is not None and (found.unit, found.count) == ("latent", 20)
+    assert set(np.bincount(found.numbers)) == {3}
+    latents = [(p["class_label"], p["latent_index"]) for p in map(one.parameters, range(len(one)))]
+    assert len(set(zip(found.numbers.tolist(), latents, strict=True))) == 20
+    half = StreamSubset(one, tuple(range(0, 60, 2))).clusters()
+    assert half is not None and half.numbers.tolist() == found.numbers[::2].tolist()
+    # An image a latent, and an image an object; of ten classes, which are too few to be drawn again.
+    for stream in ("observational", "natural"):
+        (alone,) = open_test_set(f"shards={reference}:{stream}")
+        assert alone.clusters() is None
+
+
+def test_images_of_one_class_are_a_cluster_where_classes_are_many(tmp_path: Path) -> None:
+    for number in range(20):
+        write(tmp_path / f"class-{number:02d}" / "a.png", number)
+        write(tmp_path / f"class-{number:02d}" / "b.png", number)
+    (many,) = open_test_set(f"folder={tmp_path}")
+    found = many.clusters()
+    assert found is not None and (found.unit, found.count) == ("class", 20)
+    assert found.numbers.tolist() == [position // 2 for position in range(40)]
+    shutil.rmtree(tmp_path / "class-07")
+    (few,) = open_test_set(f"folder={tmp_path}")
+    assert few.clusters() is None
 
 
 def test_dataset_without_test_stream_or_manifest_is_refused(reference: Path, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from ...manifests.dataset import Dataset, load_dataset
 from ...manifests.errors import UsageError
 from ...manifests.randomness import draw_without_replacement, random_words
 from ...train.checkpoint import Classifier
-from ..metrics.bootstrap import bootstrap_over_classes
+from ..metrics.bootstrap import bootstrap_over_clusters
 from ..metrics.likelihood import REDUCTIONS, SCORES, Reduction, Score, class_log_likelihoods
 from ..metrics.rank_agreement import rank_agreement
 from ..metrics.theorem1 import TheoremValues, causal_interval, normalized_likelihoods, share_tighter
@@ -99,7 +99,7 @@ def measure_causal_bound(
         score=score,
         reduction=reduction,
         log_likelihood=float(values.mean()),
-        interval=bootstrap_over_classes(values, queries.class_labels, seed),
+        interval=bootstrap_over_clusters(values, queries.class_labels, seed),
         per_class=tuple(float(values[queries.class_labels == c].mean()) for c in np.unique(queries.class_labels)),
         queries=len(queries.class_labels),
         dictionary_size=dictionary.images_per_class,
@@ -127,7 +127,7 @@ def compare_bounds(first: CausalBound, second: CausalBound, seed: int = 0) -> Bo
         if ours != theirs:
             raise UsageError(f"{first.stream} and {second.stream} cannot be compared: {name} {ours!r} and {theirs!r}")
     differences = np.array(first.per_class) - np.array(second.per_class)
-    interval = bootstrap_over_classes(differences, np.arange(len(differences)), seed)
+    interval = bootstrap_over_clusters(differences, np.arange(len(differences)), seed)
     return BoundDifference(first.stream, second.stream, float(differences.mean()), interval)
 
 

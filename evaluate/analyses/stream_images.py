@@ -12,13 +12,12 @@ from torch import Tensor
 
 from ...manifests.dataset import Dataset
 from ...manifests.errors import FormatError, UsageError, shorten
-from ...manifests.json_files import parse_json
 from ...manifests.manifest import load_manifest
 from ...manifests.pictures import decode_picture
 from ...manifests.samples import StreamSamples
 from ...manifests.world import NUISANCES
 from ...train.checkpoint import Preprocessing
-from ..test_sets.streams import class_label
+from ..test_sets.streams import class_label, sample_parameters
 
 MASK = "mask.png"
 
@@ -81,7 +80,7 @@ def read_stream(samples: StreamSamples, positions: Sequence[int] | None = None) 
             yield StreamSample(
                 class_label(samples, position, members),
                 decode_picture(members[extension], samples.key(position)),
-                _parameters(samples, position, members["json"]),
+                sample_parameters(samples, position, members["json"]),
                 decode_picture(members[MASK], samples.key(position)).convert("L") if MASK in members else None,
             )
         except (KeyError, ValueError, OSError) as error:
@@ -150,11 +149,3 @@ def check_same_classes(*streams: OfClasses) -> None:
     for other in others:
         if other.class_names != first.class_names:
             raise UsageError(f"streams {first.stream!r} and {other.stream!r} are not of the same classes")
-
-
-def _parameters(samples: StreamSamples, position: int, content: bytes) -> dict[str, Any]:
-    where = f"{samples.storage}: sample {samples.key(position)}"
-    parameters = parse_json(content, where)
-    if not isinstance(parameters, dict):
-        raise FormatError(f"{where}: parameters are {shorten(repr(parameters))}; expected an object")
-    return parameters

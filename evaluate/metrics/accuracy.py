@@ -1,5 +1,6 @@
 """Accuracy, how sure one can be of it, and of the difference between two models on the same images."""
 
+import math
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -26,6 +27,14 @@ def accuracy(hits: Hits, confidence: float = 0.95) -> Measured:
     right, count = int(np.count_nonzero(hits)), len(hits)
     low, high = wilson_interval(right, count, confidence)
     return Measured(right, count, right / count, low, high)
+
+
+def difference_interval(first: Measured, second: Measured) -> tuple[float, float]:
+    """Interval of the first share less the second, of other images (Newcombe 1998, method 10), from Wilson's ends."""
+    difference = first.value - second.value
+    below = math.hypot(first.value - first.low, second.high - second.value)
+    above = math.hypot(first.high - first.value, second.value - second.low)
+    return difference - below, difference + above
 
 
 def topk_hits(topk: NDArray[np.integer], labels: NDArray[np.integer]) -> Hits:

@@ -1,24 +1,35 @@
-"""Bootstrap intervals: over images, paired, and over classes."""
+"""Bootstrap intervals: over images, paired, and over clusters of images that were not drawn one by one."""
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...manifests.randomness import integers_below, random_words
 from .accuracy import Hits
 
 RESAMPLES = 1000
+# Numbers held at once while clusters are drawn again.
+MOST_DRAWN = 1 << 22
 
 
-def bootstrap_over_classes(
-    values: NDArray[np.float64], class_labels: NDArray[np.int64], seed: int, resamples: int = RESAMPLES
+def bootstrap_over_clusters(
+    values: NDArray[np.generic], clusters: NDArray[np.int64], seed: int = 0, resamples: int = RESAMPLES
 ) -> tuple[float, float]:
-    """95 % interval of the mean of `values` [Q]: whole classes are drawn again, as other classes might have been."""
-    labels = np.unique(class_labels)
-    sums = np.array([values[class_labels == label].sum() for label in labels])
-    counts = np.array([(class_labels == label).sum() for label in labels])
-    words = random_words(seed, "bootstrap over classes", count=resamples * len(labels))
-    drawn = integers_below(len(labels), words).reshape(resamples, len(labels))
-    low, high = np.quantile(sums[drawn].sum(1) / counts[drawn].sum(1), (0.025, 0.975))
+    """95 % percentile interval of the mean of `values` [N] (Field & Welsh 2007): whole clusters are drawn again.
+
+    clusters: [N], a number for what each image was drawn with: its class, latent or photo. Drawing C clusters is
+    drawing how many of each kind there are, a kind being a sum of values and a count of images.
+    """
+    if len(values) != len(clusters) or not len(values):
+        raise ValueError(f"{len(values)} values in clusters of {len(clusters)}: must be as many, and some")
+    _, places = np.unique(clusters, return_inverse=True)
+    sums_and_counts = np.stack([np.bincount(places, values), np.bincount(places)], axis=1)
+    kinds, number = np.unique(sums_and_counts, axis=0, return_counts=True)
+    rng = np.random.Generator(np.random.Philox(seed))
+    at_once = max(1, MOST_DRAWN // len(kinds))
+    means = []
+    for start in range(0, resamples, at_once):
+        drawn = rng.multinomial(number.sum(), number / number.sum(), size=min(at_once, resamples - start))
+        means.append(drawn @ kinds[:, 0] / (drawn @ kinds[:, 1]))
+    low, high = np.quantile(np.concatenate(means), (0.025, 0.975))
     return float(low), float(high)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ...manifests.errors import UsageError
 
@@ -80,6 +81,18 @@ def relative_mce(errors: Errors, clean_error: float) -> float:
     """Mean relative CE of the 15 test corruptions, in percent. Raises UsageError where one lacks."""
     _check_complete(errors)
     return float(np.mean([relative_ce(name, errors[name], clean_error) for name in TEST_CORRUPTIONS]))
+
+
+def photo_errors(wrong: Mapping[str, Sequence[NDArray[np.bool_]]], in_units_of_alexnet: bool) -> NDArray[np.float64]:
+    """What each photo [N] adds to the mean of the corruptions' errors, or to mCE, in percent: their mean is that.
+
+    wrong: by corruption, one [N] a severity, whether each photo was misread; extra corruptions are left out.
+    """
+    tested = [corruption for corruption in wrong if corruption in TEST_CORRUPTIONS] or list(wrong)
+    units = [ALEXNET_ERRORS[corruption] if in_units_of_alexnet else 1.0 for corruption in tested]
+    means = [np.mean(wrong[corruption], axis=0) / unit for corruption, unit in zip(tested, units, strict=True)]
+    found: NDArray[np.float64] = 100 * np.mean(means, axis=0)
+    return found
 
 
 def _check(corruption: str, errors: Sequence[float]) -> None:

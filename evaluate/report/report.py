@@ -12,12 +12,14 @@ from scipy import stats
 from ...manifests.storage import Storage
 from .page import Cell, Section, Table, draw_figure, embed_file, render_page
 from .paper import paper_accuracy, paper_corruption
-from .results import Accuracy, Analysis, CorruptionErrors, Results
+from .results import Accuracy, Analysis, Bias, Clustered, CorruptionErrors, Results
 from .robustness import robustness_section
 
 PAGE = "index.html"
 # Bars of more test sets than this are no picture any more.
 MAX_PLOTTED = 12
+
+PLURALS = {"class": "classes", "latent": "latents", "mask": "masks", "photo": "photos"}
 
 Named = TypeVar("Named")
 
@@ -32,10 +34,14 @@ class Mean:
     seeds: int
 
 
-def mean_over_seeds(values: Sequence[float], interval: tuple[float, float]) -> Mean:
-    """Mean of a group's values; `interval` is used where the group has one member alone."""
+def mean_over_seeds(values: Sequence[float], interval: tuple[float, float], clustered: Clustered | None = None) -> Mean:
+    """Mean of a group's values; where the group has one member alone with its own `interval` over images, or over
+    latents or photos, of which several images are no independent draws."""
     if len(values) == 1:
-        return Mean(values[0], *interval, seeds=1)
+        # Other classes are another question than other images of these.
+        if clustered is None or clustered.unit == "class":
+            return Mean(values[0], *interval, seeds=1)
+        return Mean(values[0], *clustered.interval, seeds=1)
     mean, error = float(np.mean(values)), float(stats.sem(values))
     half = float(stats.t.ppf(0.975, len(values) - 1)) * error
     return Mean(mean, mean - half, mean + half, len(values))
@@ -44,7 +50,7 @@ def mean_over_seeds(values: Sequence[float], interval: tuple[float, float]) -> M
 def group_accuracies(results: Results) -> dict[tuple[str, str], Mean]:
     """Top-1 by (group, test set), in [0, 1]."""
     return {
-        place: mean_over_seeds([entry.top1 for entry in entries], entries[0].top1_interval)
+        place: mean_over_seeds([entry.top1 for entry in entries], entries[0].top1_interval, entries[0].clustered)
         for place, entries in _by_group(results).items()
     }
 
@@ -64,7 +70,9 @@ def accuracy_lines(results: Results) -> list[str]:
     names = [name for name in _test_sets(results) if not _is_corruption(results, name)]
     copies = _unique(name for _, name in heads)
     with_mce = {entry.test_set for entry in results.corruption if entry.mce is not None}
-    rows = [["top-1, %", *names, *(f"{name} {'mCE' if name in with_mce else 'mean error'}" for name in copies)]]
+    counts = _counts(results)
+    tested = [f"{name} (n = {counts[name]:,})" for name in names]
+    rows = [["top-1, %", *tested, *(f"{name} {'mCE' if name in with_mce else 'mean error'}" for name in copies)]]
     for group in _groups(results):
         found = [means.get((group, name)) for name in names]
         cells = [f"{_percent(mean)} ({_interval(mean)})" if mean else "-" for mean in found]
@@ -148,10 +156,10 @@ def _accuracy_section(results: Results) -> Section:
             own = members[group, name][0]
             # The paper's number stands beside a published set's alone.
             paper = paper_accuracy(first[group].preset or group, name) if own.marked == "official" else None
-            note = f"{_interval(mean)}" + (f", top-5 {100 * own.top5:.1f}" if mean.seeds == 1 else "")
+            note = _interval(mean) if mean.seeds > 1 else _image_intervals(own)
             row.append(Cell(_percent(mean), note + (f"; paper {paper}" if paper else ""), _bold(best)))
         rows.append(row)
-    counts = {entry.test_set: entry.images for entry in results.accuracy}
+    counts = _counts(results)
     lacking = {entry.test_set for entry in results.accuracy if "incomplete" in entry.protocol}
     columns = [
         f"{name}{' (generated)' if marks[name] == 'generated' else ''}{' (incomplete)' if name in lacking else ''}, "
@@ -160,7 +168,9 @@ def _accuracy_section(results: Results) -> Section:
     ]
     texts = [
         "Top-1 accuracy in percent; below it the 95 % interval: over the seeds of a row (Student's t), or over the "
-        "images where a row is one checkpoint (Wilson). The best of each column is bold."
+        "images where a row is one checkpoint (Wilson). Images of one latent, mask, photo or class are no independent "
+        "draws: where a set names them, a second interval is over these (bootstrap; over classes, as other classes "
+        "might have been drawn). The best of each column is bold."
     ]
     tables = [Table(["", *columns], rows)]
     if any(entry.ece is not None for entry in results.accuracy):
@@ -220,18 +230,22 @@ def _difference_section(results: Results) -> Section:
             row.append(
                 Cell(
                     f"{100 * entry.difference:+.2f}",
-                    f"{100 * entry.interval[0]:+.2f} to {100 * entry.interval[1]:+.2f}",
+                    f"{100 * entry.interval[0]:+.2f} to {100 * entry.interval[1]:+.2f}"
+                    + _over(entry.clustered, 100, "+"),
                 )
                 if entry
                 else Cell("–")
             )
         rows.append(row)
+    counts = {entry.test_set: entry.images for entry in results.differences}
+    columns = [f"{name}, n = {counts[name]:,}" for name in names]
     baseline = results.differences[0].baseline
     text = (
         f"Top-1 of each checkpoint less that of {baseline}, in points, on the same images; paired bootstrap over "
-        "images, 95 %. It says nothing of other training seeds."
+        "images, 95 %, and over latents, masks, photos or classes where the set names them. It says nothing of other "
+        "training seeds."
     )
-    return Section("Differences", [text], [Table(["", *names], rows)])
+    return Section("Differences", [text], [Table(["", *columns], rows)])
 
 
 def _corruption_section(results: Results) -> Section:
@@ -241,6 +255,7 @@ def _corruption_section(results: Results) -> Section:
     for test_set in _unique(entry.test_set for entry in results.corruption):
         entries = [entry for entry in results.corruption if entry.test_set == test_set]
         has_ce = entries[0].mce is not None
+        sizes = f" ({entries[0].images:,} images of each corruption and severity)" if entries[0].images else ""
         groups = _unique(group_of[entry.checkpoint] for entry in entries)
         members = {group: [e for e in entries if group_of[e.checkpoint] == group] for group in groups}
         heads = {group: _mean([_head(entry) for entry in own]) for group, own in members.items()}
@@ -252,7 +267,7 @@ def _corruption_section(results: Results) -> Section:
             best = len(groups) > 1 and heads[group] == min(heads.values())
             row = [
                 Cell(group, _members(results, group)),
-                Cell(f"{heads[group]:.2f}", _paper(paper, "mce"), _bold(best)),
+                Cell(f"{heads[group]:.2f}", _head_note(own, paper), _bold(best)),
             ]
             if has_ce:
                 relative = [entry.relative_mce for entry in own if entry.relative_mce is not None]
@@ -262,15 +277,15 @@ def _corruption_section(results: Results) -> Section:
                 row.append(Cell(f"{_mean(values):.1f}", _paper(paper, name)) if values else Cell("–"))
             rows.append(row)
         if has_ce:
-            texts.append(f"{test_set}: CE in percent of AlexNet's errors, and their mean (mCE).")
+            texts.append(f"{test_set}{sizes}: CE in percent of AlexNet's errors, and their mean (mCE).")
             columns = ["", "mCE", "relative mCE", *names]
         elif entries[0].marked == "official":
-            texts.append(f"{test_set}: top-1 errors in percent; there are no constants of AlexNet's for a CE.")
+            texts.append(f"{test_set}{sizes}: top-1 errors in percent; there are no constants of AlexNet's for a CE.")
             columns = ["", "mean error", *names]
         else:
             texts.append(
-                f"{test_set}: a copy that genint-evaluate corrupted itself. Top-1 errors in percent, as they are: "
-                "AlexNet's constants, and the paper's numbers, do not apply."
+                f"{test_set}{sizes}: a copy that genint-evaluate corrupted itself. Top-1 errors in percent, as they "
+                "are: AlexNet's constants, and the paper's numbers, do not apply."
             )
             columns = ["", "mean error", *names]
         tables.append(Table(columns, rows))
@@ -285,14 +300,18 @@ def _bias_section(results: Results) -> Section:
         row = [Cell(group, _members(results, group))]
         for name in names:
             own = [entry for entry in results.biases if group_of[entry.checkpoint] == group and entry.name == name]
-            row.append(
-                Cell(f"{100 * _mean([e.value for e in own]):.2f}", f"{own[0].images:,} images") if own else Cell("–")
-            )
+            row.append(Cell(f"{100 * _mean([e.value for e in own]):.2f}", _bias_note(own)) if own else Cell("–"))
         rows.append(row)
     texts = _unique(f"{entry.name[0].upper()}{entry.name[1:]}: {entry.words}." for entry in results.biases)
     return Section(
         "Biases", ["In percent. A description, no measure of robustness.", *texts], [Table(["", *names], rows)]
     )
+
+
+def _bias_note(members: Sequence[Bias]) -> str:
+    interval = members[0].interval if len(members) == 1 else None
+    ends = f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}; " if interval else ""
+    return f"{ends}{members[0].images:,} images"
 
 
 def _analysis_section(analysis: Analysis, folder: Path) -> Section:
@@ -349,12 +368,25 @@ def _paper(values: dict[str, float], name: str) -> str:
     return f"paper {values[name]:g}" if name in values else ""
 
 
+def _image_intervals(entry: Accuracy) -> str:
+    low, high = entry.top1_interval
+    return f"{100 * low:.1f} to {100 * high:.1f}{_over(entry.clustered, 100)}, top-5 {100 * entry.top5:.1f}"
+
+
 def _percent(mean: Mean) -> str:
     return f"{100 * mean.value:.2f}"
 
 
 def _interval(mean: Mean) -> str:
     return f"{100 * mean.low:.1f} to {100 * mean.high:.1f}"
+
+
+def _over(clustered: Clustered | None, scale: float = 1, sign: str = "") -> str:
+    """The interval over clusters, as it follows another."""
+    if clustered is None:
+        return ""
+    low, high = (f"{scale * end:{sign}.2f}" if sign else f"{scale * end:.1f}" for end in clustered.interval)
+    return f"; over {clustered.clusters:,} {PLURALS.get(clustered.unit, clustered.unit)} {low} to {high}"
 
 
 def _known(value: int | None) -> str:
@@ -373,6 +405,16 @@ def _is_corruption(results: Results, test_set: str) -> bool:
 
 def _groups(results: Results) -> list[str]:
     return _unique(entry.group for entry in results.checkpoints)
+
+
+def _head_note(members: Sequence[CorruptionErrors], paper: dict[str, float]) -> str:
+    """Interval of a row's head over photos where it is one checkpoint, and the paper's number."""
+    own = _over(members[0].clustered).removeprefix("; ") if len(members) == 1 else ""
+    return "; ".join(filter(None, (own, _paper(paper, "mce"))))
+
+
+def _counts(results: Results) -> dict[str, int]:
+    return {entry.test_set: entry.images for entry in results.accuracy}
 
 
 def _test_sets(results: Results) -> list[str]:

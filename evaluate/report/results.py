@@ -52,11 +52,22 @@ class CheckpointEntry:
 
 
 @dataclass(frozen=True, config=CHECKED)
+class Clustered:
+    """A 95 % interval by bootstrap over clusters: images of one `unit` (latent, mask, photo, class) are no independent
+    draws. In the unit of the number that it belongs to."""
+
+    unit: str
+    clusters: Count
+    interval: tuple[float, float]
+
+
+@dataclass(frozen=True, config=CHECKED)
 class Accuracy:
     """Top-1 and top-5 of one classifier on one test set, shares in [0, 1]; intervals are Wilson's, 95 %.
 
-    `ece` is the calibration error over 15 bins, `nll` the mean negative log probability of the right labels in nats;
-    None in results of earlier versions. `notes` are what a reader of the numbers should be told.
+    `clustered` is top-1's interval where the set names clusters of its images. `ece` is the calibration error over 15
+    bins, `nll` the mean negative log probability of the right labels in nats; None in results of earlier versions.
+    `notes` are what a reader of the numbers should be told.
     """
 
     checkpoint: str
@@ -73,11 +84,13 @@ class Accuracy:
     ece: Share | None = None
     nll: Annotated[float, Field(ge=0)] | None = None
     notes: tuple[str, ...] = ()
+    clustered: Clustered | None = None
 
 
 @dataclass(frozen=True, config=CHECKED)
 class Difference:
-    """Top-1 of `checkpoint` less that of `baseline` on the same images; paired bootstrap, 95 %."""
+    """Top-1 of `checkpoint` less that of `baseline` on the same images; paired bootstrap over images, 95 %, and over
+    clusters where the set names them."""
 
     baseline: str
     checkpoint: str
@@ -85,12 +98,17 @@ class Difference:
     images: Count
     difference: float
     interval: tuple[float, float]
+    clustered: Clustered | None = None
 
 
 @dataclass(frozen=True, config=CHECKED)
 class CorruptionErrors:
     """Errors on a corrupted set, in percent. `ce`, `mce` and `relative_mce` are AlexNet's = 100; None where the set is
-    no official one, for which the constants say nothing."""
+    no official one, for which the constants say nothing.
+
+    images: of each corruption and severity; None in results of earlier versions. clustered: of mCE, or of the mean
+    error where there is none, over the photos that all corruptions share.
+    """
 
     checkpoint: str
     test_set: str
@@ -100,17 +118,23 @@ class CorruptionErrors:
     ce: dict[str, float] | None = None
     mce: float | None = None
     relative_mce: float | None = None
+    images: Count | None = None
+    clustered: Clustered | None = None
 
 
 @dataclass(frozen=True, config=CHECKED)
 class Bias:
-    """What several answers of one classifier say together, a share or difference of shares; `words` say how."""
+    """What several answers of one classifier say together, a share or difference of shares; `words` say how.
+
+    interval: 95 %; None in results of earlier versions.
+    """
 
     checkpoint: str
     name: str
     value: Annotated[float, Field(ge=-1, le=1)]
     images: Count
     words: str
+    interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, config=CHECKED)

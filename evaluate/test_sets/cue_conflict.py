@@ -7,7 +7,7 @@ from typing import Final
 from ...manifests.errors import UsageError
 from ...manifests.inputs import imagenet_wnids, list_images
 from .masked import shipped
-from .test_set import FileSet, check_counts, existing_folder, incompleteness
+from .test_set import Clusters, FileSet, check_counts, existing_folder, incompleteness, number_distinct
 
 # Of 1,280 images, those whose shape and texture are of different classes.
 CONFLICTS: Final = 1_200
@@ -19,6 +19,10 @@ class CueConflictSet(FileSet):
     """Images whose label is their shape's class, one of sixteen; `textures` are the classes of their textures."""
 
     textures: tuple[int, ...] = ()
+
+    def clusters(self) -> Clusters:
+        """By the photo of the shape: each is shown in several textures."""
+        return Clusters("photo", number_distinct([path.rpartition("/")[2].partition("-")[0] for path in self.paths]))
 
 
 def open_cue_conflict(location: str, where: str) -> list[CueConflictSet]:

@@ -20,6 +20,7 @@ from ...manifests.sources.stream import Table
 from ...train.checkpoint import Preprocessing
 from ..metrics.corruption_error import CORRUPTIONS, EXTRA_CORRUPTIONS, SEVERITIES, TEST_CORRUPTIONS
 from .test_set import (
+    Clusters,
     FileSet,
     Marked,
     check_counts,
@@ -88,6 +89,9 @@ class CorruptionSet:
 
     def frame(self, picture: Image.Image) -> Image.Image:
         return picture
+
+    def clusters(self) -> Clusters | None:
+        return self._files.clusters()
 
     @cached_property
     def _files(self) -> FileSet:

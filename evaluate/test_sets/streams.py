@@ -1,18 +1,31 @@
 """Streams of a finished genint dataset, found by its manifest."""
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any, Final
 
 from PIL import Image
 from torch import Tensor
 
 from ...manifests.errors import FormatError, UsageError, shorten
+from ...manifests.json_files import parse_json
 from ...manifests.manifest import load_manifest
 from ...manifests.samples import StreamSamples
 from ...manifests.storage import Storage
 from ...train.checkpoint import Preprocessing
-from .test_set import Marked
+from .test_set import Clusters, Marked, clusters_of_classes, number_distinct
+
+# What images may have been made of together, by source: its name, and the keys of their json that tell it.
+ORIGINS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
+    "observational": ("latent", ("class_label", "latent_index")),
+    "interventional": ("latent", ("class_label", "latent_index")),
+    "counterfactual": ("mask", ("labels.shape", "latent_index.shape")),
+    "transfer": ("photo", ("content",)),
+    "stylized": ("photo", ("content",)),
+    "recomposed": ("photo", ("object",)),
+}
 
 
 @dataclass(frozen=True)
@@ -60,6 +73,20 @@ class StreamSet:
     def frame(self, picture: Image.Image) -> Image.Image:
         return picture
 
+    def parameters(self, position: int) -> dict[str, Any]:
+        """What a sample's json says. Raises FormatError where it has none."""
+        return sample_parameters(self.samples, position, self.samples.read(position, ["json"]).get("json", b""))
+
+    def clusters(self) -> Clusters | None:
+        """By latent, mask or photo where several images are made of one, and else by class."""
+        unit, keys = ORIGINS.get(self.samples.entry.source, ("", ()))
+        if unit:
+            origins = [_texts(self.parameters(position), keys) for position in range(len(self))]
+            found = Clusters(unit, number_distinct(origins))
+            if found.count < len(self):
+                return found
+        return clusters_of_classes([self.labels(position) for position in range(len(self))])
+
 
 def class_label(samples: StreamSamples, position: int, members: Mapping[str, bytes]) -> int:
     """Label of a sample whose members were read. Raises FormatError where it has none of its stream's classes."""
@@ -72,6 +99,27 @@ def class_label(samples: StreamSamples, position: int, members: Mapping[str, byt
             f"{classes}"
         )
     return label
+
+
+def sample_parameters(samples: StreamSamples, position: int, content: bytes) -> dict[str, Any]:
+    """A sample's json, read. Raises FormatError that names the sample where it is no object."""
+    where = f"{samples.storage}: sample {samples.key(position)}"
+    parameters = parse_json(content, where)
+    if not isinstance(parameters, dict):
+        raise FormatError(f"{where}: parameters are {shorten(repr(parameters))}; expected an object")
+    return parameters
+
+
+def look_up(parameters: Mapping[str, Any], key: str) -> Any:
+    """The value that a dotted key names, such as labels.shape; None where there is none."""
+    value: Any = parameters
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def _texts(parameters: Mapping[str, Any], keys: tuple[str, ...]) -> str:
+    return json.dumps([look_up(parameters, key) for key in keys], sort_keys=True)
 
 
 def open_streams(location: str, where: str) -> list[StreamSet]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...train.checkpoint import Preprocessing
 from .streams import StreamSet
-from .test_set import Marked
+from .test_set import Clusters, Marked
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,10 @@ class StreamSubset:
 
     def frame(self, picture: Image.Image) -> Image.Image:
         return self.whole.frame(picture)
+
+    def clusters(self) -> Clusters | None:
+        found = self.whole.clusters()
+        return found and Clusters(found.unit, found.numbers[list(self.positions)])
 
 
 def first_of_each_class(whole: StreamSet, count: int) -> StreamSubset:

@@ -2,12 +2,14 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Final, Literal, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -22,6 +24,22 @@ Marked = Literal["official", "own", "generated"]
 
 # Images whose bytes enter a set's digest.
 SAMPLED: Final = 32
+
+# Drawing fewer classes again says little of what others would give.
+FEWEST_CLASSES: Final = 20
+
+
+@dataclass(frozen=True, eq=False)
+class Clusters:
+    """Which images of a set are no independent draws: `numbers` [N] are alike for those of one latent, photo or class,
+    as `unit` says."""
+
+    unit: str
+    numbers: NDArray[np.int64]
+
+    @property
+    def count(self) -> int:
+        return len(np.unique(self.numbers))
 
 
 class TestSet(Protocol):
@@ -88,6 +106,10 @@ class TestSet(Protocol):
         """A picture made from an image of the set, as it may be written to a file: with the border it needs."""
         ...
 
+    def clusters(self) -> Clusters | None:
+        """What images were drawn together; None where each was drawn by itself, or nobody knows."""
+        ...
+
 
 @dataclass(frozen=True)
 class FileSet:
@@ -143,6 +165,27 @@ class FileSet:
 
     def frame(self, picture: Image.Image) -> Image.Image:
         return picture
+
+    def clusters(self) -> Clusters | None:
+        """By class folder; by label where images are in one folder and each has one label."""
+        if all("/" in path for path in self.paths):
+            return clusters_of_classes([path.partition("/")[0] for path in self.paths])
+        if any(len(labels) != 1 for labels in self.path_labels):
+            return None
+        return clusters_of_classes(self.path_labels)
+
+
+def clusters_of_classes(classes: Sequence[Hashable]) -> Clusters | None:
+    """Images by their class; None where there are too few classes to draw them again."""
+    numbers = number_distinct(classes)
+    found = Clusters("class", numbers)
+    return found if found.count >= FEWEST_CLASSES else None
+
+
+def number_distinct(values: Sequence[Hashable]) -> NDArray[np.int64]:
+    """A number [N] for each value, the same for equal ones, in the order in which they come."""
+    numbers: dict[Hashable, int] = {}
+    return np.array([numbers.setdefault(value, len(numbers)) for value in values], np.int64)
 
 
 def _stat(path: str) -> os.stat_result:
