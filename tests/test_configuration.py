@@ -109,7 +109,7 @@ def test_a_file_may_extend_a_file_or_a_shipped_preset(tmp_path: Path):
     configuration = load_configuration(str(tmp_path / "mine.toml"))
     assert (configuration.preset, configuration.size) == ("mine", 32)
     assert (configuration.stages[0].lr, configuration.stages[0].lambda_int) == (0.5, 0.25)
-    assert configuration.stages[0].batch_sizes == {"natural": 8, "int": 32, "transfer": 64}
+    assert configuration.stages[0].batch_sizes == {"natural": 8, "int": 32, "transfer": 64, "counterfactual": 256}
     (tmp_path / "loop.toml").write_text('extends = "loop.toml"\n')
     with pytest.raises(UsageError, match="extends itself"):
         load_configuration(str(tmp_path / "loop.toml"))

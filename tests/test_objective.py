@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 from genint.train.configuration import Stage
-from genint.train.objective import NaturalStatistics, as_released, equation_1, mix_up, term_losses
+from genint.train.objective import NaturalStatistics, as_released, equation_1, loss_weights, mix_up, term_losses
 from torch import nn
 
 LABELS = {"natural": torch.tensor([0, 1]), "int": torch.tensor([1]), "transfer": torch.tensor([0, 0, 1])}
@@ -21,28 +21,28 @@ def test_each_term_is_the_mean_over_its_own_images():
 
 
 def test_equation_1_by_hand():
-    stage = Stage(steps=1, lambda_int=0.05, lambda_transfer=2.0)
+    weights = loss_weights(Stage(steps=1, lambda_int=0.05, lambda_transfer=2.0), LABELS, {})
     losses = term_losses(LOGITS, LABELS, COUNTS)
-    assert float(equation_1(losses, stage)) == pytest.approx(NATURAL + 0.05 * INT + 2.0 * TRANSFER)
-    generated = Stage(steps=1, natural=False, lambda_int=0.5)
+    assert float(equation_1(losses, weights)) == pytest.approx(NATURAL + 0.05 * INT + 2.0 * TRANSFER)
+    generated = loss_weights(Stage(steps=1, natural=False, lambda_int=0.5), ["int"], {})
     assert float(equation_1({"int": losses["int"]}, generated)) == pytest.approx(0.5 * INT)
 
 
 def test_the_released_loss_adds_lambda_int_and_gives_generated_images_weight_1():
-    stage = Stage(steps=1, lambda_int=0.05, lambda_transfer=2.0)
+    weights = {"natural": 1.0, "int": 0.05, "transfer": 2.0}
     logits = LOGITS.clone().requires_grad_()
-    loss = as_released(term_losses(logits, LABELS, COUNTS), stage)
+    loss = as_released(term_losses(logits, LABELS, COUNTS), weights)
     assert float(loss.detach()) == pytest.approx(NATURAL + 2.0 * TRANSFER + INT + 0.05)
     (released,) = torch.autograd.grad(loss, logits)
-    same = Stage(steps=1, lambda_int=1.0, lambda_transfer=2.0)
+    same = {**weights, "int": 1.0}
     (expected,) = torch.autograd.grad(equation_1(term_losses(logits, LABELS, COUNTS), same), logits)
     assert torch.equal(released, expected)
 
 
 def test_the_released_loss_of_two_terms_is_equation_1():
-    stage = Stage(steps=1, lambda_int=0.05)
+    weights = {"natural": 1.0, "int": 0.05}
     losses = {"natural": torch.tensor(1.0), "int": torch.tensor(2.0)}
-    assert float(as_released(losses, stage)) == float(equation_1(losses, stage)) == pytest.approx(1.1)
+    assert float(as_released(losses, weights)) == float(equation_1(losses, weights)) == pytest.approx(1.1)
 
 
 def test_shares_of_uneven_parts_add_up_to_the_losses_of_the_whole_batch():

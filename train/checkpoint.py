@@ -9,7 +9,7 @@ import hashlib
 import os
 import pickle
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Final, Literal
@@ -25,7 +25,10 @@ from ..manifests.inputs import imagenet_wnids
 from ..manifests.pictures import resized_size
 from ..manifests.shard import sync_folder
 from ..manifests.weights import DAMAGE, has_checksums
+from .heads import add_heads, find_heads, head_logits
+from .mnist_cnn import MnistCnn
 from .state_dicts import find_weights, read_file
+from .stream_images import Head
 from .vision import models, v2
 
 FORMAT: Final = "genint-train"
@@ -36,6 +39,7 @@ BEST = "best.pt"
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+MNIST_CNN: Final = "mnist-cnn"
 LARGEST_SIDE = 10_000  # px that a checkpoint may ask pictures to be resized to
 
 Interpolation = Literal["bilinear", "bicubic"]
@@ -84,7 +88,8 @@ class Preprocessing:
 class Classifier:
     """A trained classifier with what it takes in and gives out.
 
-    `model` is in evaluation mode and maps normalised images [N, 3, crop, crop] to logits [N, len(class_names)].
+    `model` is in evaluation mode and maps normalised images [N, 3, crop, crop] to logits [N, len(class_names)]: with
+    heads, to the mean of theirs, and `head_logits` says what each of them gives.
     """
 
     name: str
@@ -97,6 +102,11 @@ class Classifier:
     preset: str | None = None
     seed: int | None = None
     notes: tuple[str, ...] = ()  # what was assumed or chosen, for people
+    heads: tuple[str, ...] = ()
+
+    def head_logits(self, images: Tensor) -> dict[str, Tensor]:
+        """Logits [N, len(class_names)] of each of `heads`, by name, for normalised images; none without heads."""
+        return head_logits(self.model, images) if self.heads else {}
 
 
 class _Preprocessing(BaseModel):
@@ -118,6 +128,7 @@ class _Described(BaseModel):
     class_names: list[str] = Field(min_length=1)
     preprocessing: _Preprocessing
     transform_input: bool = False
+    heads: list[Head] = []
     step: int | None = None
     configuration: dict[str, Any] = {}
 
@@ -125,27 +136,36 @@ class _Described(BaseModel):
     def _distinct(self) -> "_Described":
         if len(set(self.class_names)) < len(self.class_names):
             raise ValueError("two classes have one name")
+        if len(set(self.heads)) < len(self.heads):
+            raise ValueError("two heads have one name")
         return self
 
 
 def known_archs() -> list[str]:
-    """torchvision's classification architectures."""
-    return list(models.list_models(module=models))
+    """torchvision's classification architectures, and our own."""
+    return [*models.list_models(module=models), MNIST_CNN]
 
 
 def check_arch(arch: str) -> None:
-    """Raise UsageError with near misses where torchvision has no such classifier."""
+    """Raise UsageError with near misses where there is no such classifier."""
     known = known_archs()
     if arch not in known:
         close = difflib.get_close_matches(arch, known, n=3)
         hint = f"did you mean {' or '.join(close)}?" if close else "see torchvision.models.list_models()"
-        raise UsageError(f"arch {arch!r}: torchvision has no such classifier; {hint}")
+        raise UsageError(f"arch {arch!r}: there is no such classifier; {hint}")
 
 
-def make_model(arch: str, num_classes: int) -> nn.Module:
-    """A randomly initialised classifier without heads for training alone. Raises UsageError where there is no such."""
+def make_model(arch: str, num_classes: int, heads: Sequence[str] = ()) -> nn.Module:
+    """A randomly initialised classifier without heads for training alone; `heads` stand in for its last layer (see
+    `Heads`). Raises UsageError where there is no such."""
     check_arch(arch)
-    model: nn.Module = models.get_model(arch, weights=None, num_classes=num_classes, **AUXILIARY.get(arch, {}))
+    model: nn.Module
+    if arch == MNIST_CNN:
+        model = MnistCnn(num_classes)
+    else:
+        model = models.get_model(arch, weights=None, num_classes=num_classes, **AUXILIARY.get(arch, {}))
+    if heads:
+        add_heads(model, heads, arch)
     return model
 
 
@@ -200,9 +220,12 @@ class _Writer:
         self._file.flush()
 
 
-def describe_model(arch: str, class_names: tuple[str, ...], preprocessing: Preprocessing) -> dict[str, Any]:
+def describe_model(
+    arch: str, class_names: tuple[str, ...], preprocessing: Preprocessing, heads: tuple[str, ...] = ()
+) -> dict[str, Any]:
     """The entries of a checkpoint from which `load_classifier` makes the classifier again, weights aside."""
-    return {"arch": arch, "class_names": list(class_names), "preprocessing": asdict(preprocessing)}
+    described = {"arch": arch, "class_names": list(class_names), "preprocessing": asdict(preprocessing)}
+    return described | {"heads": list(heads)}
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -251,8 +274,8 @@ def initialise(model: nn.Module, arch: str, location: str) -> tuple[str, tuple[s
     """Fill a model with the weights of a checkpoint of the same arch; returns their sha256, and notes for people.
 
     `location`: a run's folder, a checkpoint file of any kind that is read here (with `:ema` for the average in it), or
-    `torchvision:ARCH[:WEIGHTS]`. Raises UsageError where the weights are another arch's or for another number of
-    classes.
+    `torchvision:ARCH[:WEIGHTS]`. Heads stay fresh where the weights are of a classifier without. Raises UsageError
+    where the weights are another arch's or for another number of classes.
     """
     if location.startswith("torchvision:"):
         classifier = _load_torchvision(location)
@@ -268,6 +291,11 @@ def initialise(model: nn.Module, arch: str, location: str) -> tuple[str, tuple[s
         transform_input = _describe(content, path).transform_input if ours else arch in AUXILIARY
     if found != arch:
         raise UsageError(f"{location}: a checkpoint of {str(found)[:80]}, and arch = {arch}")
+    heads = find_heads(model)
+    if heads is not None and f"{heads[0]}.weight" in weights:
+        own, last = model.state_dict(), f"{heads[0]}."
+        weights = {name: value for name, value in weights.items() if not name.startswith(last)}
+        weights |= {name: own[name] for name in own if name.startswith(last)}
     load_weights(model, weights, arch, location)
     if arch in AUXILIARY:
         model.transform_input = transform_input  # type: ignore[assignment]  # a plain attribute
@@ -305,7 +333,7 @@ def load_classifier(location: str) -> Classifier:
 
     if content.get("format") == FORMAT:
         described = _describe(content, path)
-        model = make_model(arch, len(described.class_names))
+        model = make_model(arch, len(described.class_names), described.heads)
         load_weights(model, state.weights, arch, str(path))
         if arch in AUXILIARY:
             model.transform_input = described.transform_input  # type: ignore[assignment]
@@ -313,7 +341,7 @@ def load_classifier(location: str) -> Classifier:
         return Classifier(
             name, model.eval(), arch, tuple(described.class_names),
             Preprocessing(**described.preprocessing.model_dump()), sha256,
-            described.step, entry.get("preset"), entry.get("seed"), tuple(notes),
+            described.step, entry.get("preset"), entry.get("seed"), tuple(notes), tuple(described.heads),
         )  # fmt: skip
 
     class_names = imagenet_wnids()
@@ -360,6 +388,8 @@ def explain(error: ValidationError) -> str:
 
 def _published_preprocessing(arch: str, model: nn.Module) -> Preprocessing:
     """That of the first weights which torchvision published of an arch, for the size that the model takes."""
+    if arch == MNIST_CNN:
+        return Preprocessing()
     side = getattr(model, "image_size", None)
     known = [_preprocessing_of(weights) for weights in models.get_model_weights(arch)]
     return next((found for found in known if side in (None, found.crop)), Preprocessing())
@@ -377,6 +407,8 @@ def _load_torchvision(location: str) -> Classifier:
     """Weights that torchvision downloads, or finds in its cache."""
     _, arch, *rest = location.split(":")
     check_arch(arch)
+    if arch == MNIST_CNN:
+        raise UsageError(f"{location}: torchvision has no {arch}; give a checkpoint of genint-train")
     known = models.get_model_weights(arch)
     try:
         weights = known[rest[0]] if rest else known.DEFAULT

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..manifests.console import LONGEST_MESSAGE, command_arguments, exit_codes
-from ..manifests.errors import UsageError, mask_credentials
+from ..manifests.errors import UsageError, mask_credentials, shorten
 
 if TYPE_CHECKING:
     from .configuration import Configuration
@@ -53,11 +53,19 @@ def main() -> None:
 @click.option("--streams", metavar="A,B", help="Train on these streams; by default on all of split train that fit.")
 @click.option("--lambda-int", type=click.FloatRange(min=0), help="Weight of generated images in equation 1.")
 @click.option("--lambda-transfer", type=click.FloatRange(min=0), help="Weight of transferred images in equation 1.")
+@click.option(
+    "--lambda-counterfactual", type=click.FloatRange(min=0), help="Weight of counterfactual and recomposed images."
+)
+@click.option(
+    "--heads",
+    metavar="A,B=WEIGHT",
+    help="A linear layer for each of these labels of counterfactuals, such as shape,texture,background.",
+)
 @click.option("--as-released", is_flag=True, help="The released code's loss, which adds lambda_int; for ablation.")
 @click.option(
     "--bn-statistics", type=click.Choice(["mixed", "natural"]), help="What batch norm's running statistics see."
 )
-@click.option("--arch", help="Any torchvision classifier, such as resnet50.")
+@click.option("--arch", help="Any torchvision classifier, such as resnet50, or mnist-cnn.")
 @click.option("--init", metavar="CHECKPOINT", help="Fine-tune a run, a checkpoint file, or torchvision:ARCH[:WEIGHTS].")
 @click.option("--seed", type=click.IntRange(min=0), help="Of weights, order and augmentation.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any key of the preset; repeatable.")
@@ -97,6 +105,8 @@ def train(
     streams: str | None,
     lambda_int: float | None,
     lambda_transfer: float | None,
+    lambda_counterfactual: float | None,
+    heads: str | None,
     as_released: bool,
     bn_statistics: str | None,
     arch: str | None,
@@ -134,6 +144,8 @@ def train(
         "streams": streams.split(",") if streams else None,
         "lambda_int": lambda_int,
         "lambda_transfer": lambda_transfer,
+        "lambda_counterfactual": lambda_counterfactual,
+        "heads": _heads(heads) if heads else None,
         "as_released": as_released or None,
         "bn_statistics": bn_statistics,
         "arch": arch,
@@ -220,6 +232,18 @@ def _describe(configuration: "Configuration", inputs: "Inputs") -> None:
     click.echo(configuration.to_toml())
     for line in describe_plan(plans, inputs):
         click.echo(line)
+
+
+def _heads(text: str) -> dict[str, float]:
+    """Heads and their weights, as --heads gives them."""
+    heads = {}
+    for part in text.split(","):
+        name, separator, weight = part.partition("=")
+        try:
+            heads[name] = float(weight) if separator else 1.0
+        except ValueError as error:
+            raise UsageError(f"--heads {shorten(part)}: expected NAME or NAME=WEIGHT, such as texture=0.5") from error
+    return heads
 
 
 def _share(validation: str | None) -> float | None:

@@ -13,16 +13,17 @@ from ..manifests.errors import UsageError, shorten
 from ..manifests.recipe import suggest
 from ..manifests.sources.stream import Name, Table
 from ..manifests.toml import parse_toml
+from .stream_images import Head
 from .streams import Term
 
-# The terms of equation 1, in the order of its images in the batch.
-TERMS: Final[tuple[Term, ...]] = ("natural", "int", "transfer")
+# The terms of equation 1, and counterfactuals, in the order of their images in the batch.
+TERMS: Final[tuple[Term, ...]] = ("natural", "int", "transfer", "counterfactual")
 AugmentationName = Literal["standard", "additional", "autoaugment", "pad-crop", "none"]
 Count = Annotated[int, Field(gt=0)]
 
 DEFAULT_PRESET = "resnet18-imagenet-only"
-# The sub-batches of the released code for its GenInt and transfer rows.
-BATCH_SIZES: Final[dict[Term, int]] = {"natural": 256, "int": 64, "transfer": 256}
+# The sub-batches of the released code for its GenInt and transfer rows, and of CGN's.
+BATCH_SIZES: Final[dict[Term, int]] = {"natural": 256, "int": 64, "transfer": 256, "counterfactual": 256}
 
 
 class Stage(Table):
@@ -43,6 +44,9 @@ class Stage(Table):
     )
     lambda_transfer: float | None = Field(
         None, ge=0, description="Weight of transferred images, lambda_2 of equation 1; none: they take no part."
+    )
+    lambda_counterfactual: float | None = Field(
+        None, ge=0, description="Weight of counterfactual and recomposed images; none: they take no part."
     )
     mixup: float | None = Field(None, gt=0, description="alpha of mixup on the natural images; none: no mixup.")
     batch_sizes: dict[Term, Count] = Field(
@@ -65,31 +69,42 @@ class Stage(Table):
         if (self.epochs is None) == (self.steps is None):
             raise ValueError("give its length as epochs or as steps")
         if not self.terms:
-            raise ValueError("natural = false and no lambda_int or lambda_transfer: nothing to train on")
+            raise ValueError(
+                "natural = false and no lambda_int, lambda_transfer or lambda_counterfactual: nothing to train on"
+            )
         if self.mixup and not self.natural:
             raise ValueError("mixup mixes natural images, and natural = false")
         return self
 
     @property
     def terms(self) -> list[Term]:
-        """Terms of equation 1 that take part."""
+        """Terms of the loss that take part."""
         return [term for term in TERMS if self.weight(term) is not None]
 
     def weight(self, term: Term) -> float | None:
-        """Weight of a term in equation 1; None where it takes no part."""
-        return {"natural": 1.0 if self.natural else None, "int": self.lambda_int, "transfer": self.lambda_transfer}[
-            term
-        ]
+        """Weight of a term in the loss; None where it takes no part."""
+        weights: dict[Term, float | None] = {
+            "natural": 1.0 if self.natural else None,
+            "int": self.lambda_int,
+            "transfer": self.lambda_transfer,
+            "counterfactual": self.lambda_counterfactual,
+        }
+        return weights[term]
 
 
 class Configuration(Table):
     """All that decides what a run learns, given its streams."""
 
     preset: str = Field(description="The preset it comes from.")
-    arch: str = Field("resnet18", description="Any torchvision classifier.")
+    arch: str = Field("resnet18", description="Any torchvision classifier, or mnist-cnn.")
     init: str = Field(
         "random",
         description='Weights to start from: "random", "required" (by --init), a checkpoint, or torchvision:ARCH.',
+    )
+    heads: dict[Head, Annotated[float, Field(ge=0)]] = Field(
+        {},
+        description="Linear layers on one trunk, each named for the label of counterfactuals that it learns, with the "
+        "weight of its loss. All other images train the mean of their logits.",
     )
     size: int = Field(224, gt=0, description="Side of the images that the classifier sees.")
     resize: int | None = Field(
@@ -114,6 +129,9 @@ class Configuration(Table):
     bn_statistics: Literal["mixed", "natural"] = Field(
         "mixed", description="What batch norm's running statistics see. Training normalises by the whole batch."
     )
+    freeze_batch_norm: bool = Field(
+        False, description="Batch norm normalises by the statistics of the weights to start from, and keeps them."
+    )
     as_released: bool = Field(False, description="The released code's loss: lambda_int is added, not multiplied.")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast; weights and optimizer stay fp32.")
     channels_last: bool = False
@@ -130,7 +148,13 @@ class Configuration(Table):
         for stage in self.stages:
             if self.bn_statistics == "natural" and not stage.natural:
                 raise ValueError(f'bn_statistics = "natural": stage {stage.name!r} has no natural images')
-        if self.as_released and not any(len(stage.terms) == 3 for stage in self.stages):
+        if self.heads and all(stage.lambda_counterfactual is None for stage in self.stages):
+            raise ValueError("heads learn apart from counterfactual images alone: give lambda_counterfactual")
+        if self.freeze_batch_norm and self.init == "random":
+            raise ValueError("freeze_batch_norm keeps the statistics of weights to start from: give them with --init")
+        if self.freeze_batch_norm and self.bn_statistics != "mixed":
+            raise ValueError(f'freeze_batch_norm: nothing is seen, and bn_statistics = "{self.bn_statistics}"')
+        if self.as_released and not any({"natural", "int", "transfer"} <= {*stage.terms} for stage in self.stages):
             raise ValueError("as_released changes the loss of all three terms, and no stage has them")
         if self.crop_scale[0] > self.crop_scale[1]:
             raise ValueError("crop_scale: expected [smallest, largest]")
@@ -141,6 +165,11 @@ class Configuration(Table):
         tree = self.model_dump(mode="json", exclude_none=True)
         stages = {stage["name"]: stage for stage in tree.pop("stages")}
         return _flatten({**tree, "stages": stages})
+
+    def defaults(self) -> dict[str, Any]:
+        """The same keys, as `flatten`, with the values that they have where a preset says nothing."""
+        stages = [Stage(name=stage.name, epochs=1) for stage in self.stages]
+        return Configuration(preset=self.preset, stages=stages).flatten()
 
     def without_places(self) -> Self:
         """The same for others to read: weights to start from are a file's place, and are given anew with --init."""

@@ -13,6 +13,7 @@ from ..manifests.randomness import Permutation
 from ..manifests.recipe import suggest
 from ..manifests.storage import Storage
 from .configuration import Configuration
+from .stream_images import Label, StreamImages
 from .streams import Images, TrainStream, check_classes, open_images, open_shards, unique_names
 
 # Name of the stream that --imagenet gives.
@@ -66,7 +67,7 @@ def open_inputs(
         raise UsageError("nothing to train on: give --shards DIR, --imagenet DIR or both")
     streams = [TrainStream(IMAGENET, "natural", open_images(imagenet))] if imagenet else []
     streams += _open_datasets(shards, configuration, [stream.name for stream in streams])
-    streams = unique_names(streams)
+    streams = [_with_heads(stream, configuration) for stream in unique_names(streams)]
     if configuration.validation_share is not None:
         streams, held_out = hold_out(streams, configuration.validation_share, configuration.seed)
     elif validation == "none":
@@ -101,6 +102,13 @@ def _open_datasets(shards: Sequence[str], configuration: Configuration, others: 
             raise UsageError(f"--streams: no stream {name!r} in {', '.join(shards)}{suggest(name, everything)}")
     chosen = {url: [name for name in wanted if name in known[url]] for url in shards}
     return [stream for url in shards if chosen[url] for stream in open_shards(url, chosen[url])]
+
+
+def _with_heads(stream: TrainStream, configuration: Configuration) -> TrainStream:
+    """A stream of counterfactuals with a label for each head, if the run has heads; other streams as they are."""
+    if not configuration.heads or stream.term != "counterfactual" or not isinstance(stream.images, StreamImages):
+        return stream
+    return replace(stream, images=stream.images.with_heads(list(configuration.heads)))
 
 
 def _validation_streams(url: str) -> list[ValidationImages]:
@@ -150,7 +158,7 @@ class ImagesWithout:
     def __len__(self) -> int:
         return len(self._positions)
 
-    def read(self, position: int) -> tuple[bytes, int]:
+    def read(self, position: int) -> tuple[bytes, Label]:
         return self.images.read(int(self._positions[position]))
 
     def key(self, position: int) -> str:

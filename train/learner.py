@@ -16,7 +16,7 @@ from .configuration import Configuration, Stage
 from .distributed import LostRank, Ranks
 from .inputs import ValidationImages
 from .loader import LeftOut, StepBatch, evaluation_batches
-from .objective import NaturalStatistics, as_released, equation_1, mix_up, term_losses
+from .objective import NaturalStatistics, as_released, equation_1, loss_weights, mix_up, term_losses
 from .plan import StagePlan
 from .steps import rank_slice
 from .streams import Term
@@ -59,17 +59,18 @@ class Learner:
     def begin(self, plan: StagePlan) -> None:
         """Start a stage with a fresh optimizer."""
         self.plan = plan
+        self.weights = loss_weights(plan.stage, plan.term_counts, self.configuration.heads)
         self.optimizer = make_optimizer(plan.stage, self.model)
-        self.model.train()
+        self._train_mode()
 
     def gradients(self, batch: StepBatch) -> Tensor:
-        """Backward pass of equation 1. Returns this rank's share of each term's loss [terms], detached."""
+        """Backward pass of equation 1. Returns this rank's share of each loss, in the order of `weights`, detached."""
         images, labels = self._prepare(batch)
         # Dropout and stochastic depth draw by step and rank, so that no generator has to be saved.
         torch.manual_seed(
             int(random_words(self.configuration.seed, "step", batch.step, self.ranks.rank, count=1)[0] >> 1)
         )
-        total = torch.zeros(len(images), device=self.ranks.device)
+        total = torch.zeros(len(self.weights), device=self.ranks.device)
         for part in range(self.accumulate):
             slices = {term: rank_slice(len(images[term]), part, self.accumulate) for term in images}
             part_labels = {term: labels[term][slices[term]] for term in images}
@@ -84,10 +85,10 @@ class Learner:
             ):
                 with self._autocast():
                     logits = self._forward(inputs)
-                losses = term_losses(logits, part_labels, self.plan.term_counts)
+                losses = term_losses(logits, part_labels, self.plan.term_counts, self.configuration.heads)
                 # DistributedDataParallel takes the mean of the ranks' gradients; the shares are to be added.
-                (self._loss(losses, self.plan.stage) * self.ranks.world_size).backward()
-            total += torch.stack([loss.detach() for loss in losses.values()])
+                (self._loss(losses, self.weights) * self.ranks.world_size).backward()
+            total += torch.stack([losses[name].detach() for name in self.weights])
         return total
 
     def update(self, lr: float) -> None:
@@ -97,9 +98,9 @@ class Learner:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
-    def loss(self, losses: Mapping[Term, float]) -> float:
-        """The whole batch's loss from those of its terms."""
-        return float(self._loss({term: torch.tensor(loss) for term, loss in losses.items()}, self.plan.stage))
+    def loss(self, losses: Mapping[str, float]) -> float:
+        """The whole batch's loss from its parts."""
+        return float(self._loss({name: torch.tensor(loss) for name, loss in losses.items()}, self.weights))
 
     @torch.no_grad()
     def validate(
@@ -139,7 +140,7 @@ class Learner:
         except (GenintError, OSError) as error:
             failure = error
             counts[4] = 1
-        self.model.train()
+        self._train_mode()
         top1, top5, total, stopped, failed = self.ranks.sum(counts).tolist()
         if failed:
             raise failure or LostRank("another process of the run could not read its validation images")
@@ -175,6 +176,13 @@ class Learner:
                 images["natural"], labels["natural"], self.num_classes, stage.mixup, self.configuration.seed, batch.step
             )
         return images, labels
+
+    def _train_mode(self) -> None:
+        self.model.train()
+        if self.configuration.freeze_batch_norm:
+            for module in self.model.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
 
     def _autocast(self) -> torch.autocast:
         enabled = self.configuration.precision == "bf16"

@@ -16,6 +16,7 @@ from .augmentation import WORDS, Augmentation
 from .checkpoint import Preprocessing
 from .run import UnreadableImage
 from .steps import StreamOrder, rank_slice
+from .stream_images import Label
 from .streams import Images, TrainStream
 from .workers import load_items
 
@@ -31,7 +32,7 @@ class UnreadableImageError(FormatError):
 
 @dataclass(frozen=True)
 class StepBatch:
-    """This rank's part of one step: by stream, images uint8 [n, 3, size, size] and labels int64 [n].
+    """This rank's part of one step: by stream, images uint8 [n, 3, size, size] and labels int64 [n], or [n, heads].
 
     `left_out`: images that could not be read; the next ones of their streams stand in for them.
     """
@@ -163,13 +164,14 @@ class _StreamSteps:
         self._check(positions)
         size = self._augmentation.size
         images = torch.empty((len(positions), 3, size, size), dtype=torch.uint8)
-        labels = torch.empty(len(positions), dtype=torch.int64)
+        labels: list[Label] = []
         found: list[UnreadableImage] = []
         for i, (epoch, position) in enumerate(zip(epochs.tolist(), positions.tolist(), strict=True)):
-            images[i], labels[i] = self._read(epoch, position, found)
-        return images, labels, found
+            images[i], label = self._read(epoch, position, found)
+            labels.append(label)
+        return images, torch.tensor(labels, dtype=torch.int64), found
 
-    def _read(self, epoch: int, position: int, found: list[UnreadableImage]) -> tuple[Tensor, int]:
+    def _read(self, epoch: int, position: int, found: list[UnreadableImage]) -> tuple[Tensor, Label]:
         """An augmented image and its label; the next readable one where the image is left out, now or before.
 
         Which one that is depends on the data alone, so that it is the same whenever and by whomever it is found.
@@ -242,7 +244,7 @@ class _Prepared(Dataset[_EvaluationBatch]):
         if self._verify:
             for shard in np.unique(np.searchsorted(self._ends, positions, side="right")).tolist():
                 self._images.check_shard(shard)
-        pairs: list[tuple[Tensor, int]] = []
+        pairs: list[tuple[Tensor, Label]] = []
         found: list[UnreadableImage] = []
         for position in positions:
             content, label = self._images.read(position)

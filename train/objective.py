@@ -1,6 +1,10 @@
-"""Equation 1: one forward pass over the images of all terms, one mean cross-entropy a term, a weighted sum."""
+"""Equation 1: one forward pass over the images of all terms, one mean cross-entropy a term, a weighted sum.
 
-from collections.abc import Iterator, Mapping, Sequence
+With heads (Sauer & Geiger 2021) counterfactuals give one mean cross-entropy for each head; whatever has one label
+trains the mean of the heads' logits.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -8,45 +12,64 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..manifests.randomness import random_words
-from .configuration import TERMS, Stage
+from .configuration import Stage
+from .stream_images import UNKNOWN
 from .streams import Term
 from .vision import v2
 
 
-def term_losses(logits: Tensor, labels: Mapping[Term, Tensor], global_counts: Mapping[Term, int]) -> dict[Term, Tensor]:
-    """This part's share of each term's mean cross-entropy: its sum, over the images of the term in the whole step.
+def loss_weights(stage: Stage, terms: Iterable[Term], heads: Mapping[str, float]) -> dict[str, float]:
+    """Weight of each part of the loss, by name: a term, or `counterfactual_HEAD`."""
+    weights: dict[str, float] = {}
+    for term in terms:
+        weight = stage.weight(term)
+        assert weight is not None
+        if term == "counterfactual" and heads:
+            weights |= {f"{term}_{head}": weight * own for head, own in heads.items()}
+        else:
+            weights[term] = weight
+    return weights
 
-    `logits` [N, C] are of the terms' images in the order of `labels`, whose entries are class labels [n] or
-    distributions [n, C]. Shares add up, over ranks and over the parts of an accumulated step, to the means of the
-    whole batch, also where the parts are of different sizes.
+
+def term_losses(
+    logits: Tensor, labels: Mapping[Term, Tensor], global_counts: Mapping[Term, int], heads: Iterable[str] = ()
+) -> dict[str, Tensor]:
+    """This part's share of each mean cross-entropy: its sum, over the images of the term in the whole step.
+
+    `logits` [N, C], or of each head [N, heads, C], are of the terms' images in the order of `labels`, whose entries are
+    class labels [n], distributions [n, C], or labels by head [n, heads] (UNKNOWN adds nothing). Shares add up, over
+    ranks and over the parts of an accumulated step, to the means of the whole batch, also where the parts are of
+    different sizes.
     """
-    parts = logits.float().split([len(part) for part in labels.values()])
-    return {
-        term: functional.cross_entropy(part, labels[term], reduction="sum") / global_counts[term]
-        for term, part in zip(labels, parts, strict=True)
-    }
+    shares: dict[str, Tensor] = {}
+    for (term, own), part in zip(
+        labels.items(), logits.float().split([len(of) for of in labels.values()]), strict=True
+    ):
+        if own.ndim == 2 and not own.is_floating_point():
+            each = {f"{term}_{head}": (part[:, i], own[:, i]) for i, head in enumerate(heads)}
+        else:
+            each = {term: (part.mean(1) if part.ndim == 3 else part, own)}
+        for name, (said, label) in each.items():
+            shares[name] = functional.cross_entropy(said, label, reduction="sum", ignore_index=UNKNOWN)
+            shares[name] = shares[name] / global_counts[term]
+    return shares
 
 
-def equation_1(losses: Mapping[Term, Tensor], stage: Stage) -> Tensor:
-    """L = CE(natural) + lambda_int CE(int) + lambda_transfer CE(transfer), of the terms that take part."""
-    return torch.stack([_weight(stage, term) * loss for term, loss in losses.items()]).sum()
+def equation_1(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+    """L = CE(natural) + lambda_int CE(int) + lambda_transfer CE(transfer), of the parts that there are, and of
+    counterfactuals in the same way."""
+    return torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
 
 
-def as_released(losses: Mapping[Term, Tensor], stage: Stage) -> Tensor:
+def as_released(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
     """The loss of the released code, for ablation: `loss_1 + loss_2 * lambda_transfer + loss_3 + lambda_int`.
 
     In its training with three loaders lambda_int is added, a constant without gradient: generated images weigh 1,
     whatever lambda_int says. With two loaders it is equation 1.
     """
-    if len(losses) < len(TERMS):
-        return equation_1(losses, stage)
-    return losses["natural"] + losses["transfer"] * _weight(stage, "transfer") + losses["int"] + _weight(stage, "int")
-
-
-def _weight(stage: Stage, term: Term) -> float:
-    weight = stage.weight(term)
-    assert weight is not None
-    return weight
+    if not {"natural", "int", "transfer"} <= losses.keys():
+        return equation_1(losses, weights)
+    return equation_1(losses, {**weights, "int": 1.0}) + weights["int"]
 
 
 def mix_up(

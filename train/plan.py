@@ -8,10 +8,21 @@ from ..manifests.pictures import damage_named, open_picture
 from ..manifests.recipe import suggest
 from .configuration import TERMS, AugmentationName, Configuration, Stage
 from .inputs import Inputs
+from .stream_images import UNKNOWN
 from .streams import Images, Term, TrainStream
 
-_FLAG = {"int": "lambda_int", "transfer": "lambda_transfer", "natural": "natural"}
-_KIND = {"int": "generated (observational or interventional)", "transfer": "transfer or stylized", "natural": "natural"}
+_FLAG: dict[Term, str] = {
+    "natural": "natural",
+    "int": "lambda_int",
+    "transfer": "lambda_transfer",
+    "counterfactual": "lambda_counterfactual",
+}
+_KIND: dict[Term, str] = {
+    "natural": "natural",
+    "int": "generated (observational or interventional)",
+    "transfer": "transfer or stylized",
+    "counterfactual": "counterfactual or recomposed",
+}
 
 
 @dataclass(frozen=True)
@@ -20,7 +31,7 @@ class StagePlan:
 
     index: int
     stage: Stage
-    streams: list[TrainStream]  # in the order of their images in the batch: natural, int, transfer
+    streams: list[TrainStream]  # in the order of their images in the batch, which is that of the terms
     batch_sizes: dict[str, int]  # images of each stream in a step, over all ranks
     steps_per_epoch: int
     start: int
@@ -74,6 +85,8 @@ def plan_stages(configuration: Configuration, inputs: Inputs) -> list[StagePlan]
             )
         )
     _check_image_sizes(configuration, plans)
+    if configuration.heads:
+        _check_heads(configuration, plans)
     return plans
 
 
@@ -153,6 +166,19 @@ def _check_image_sizes(configuration: Configuration, plans: Sequence[StagePlan])
             raise UsageError(
                 f"stream {stream.name!r} has images of {found[0]} x {found[1]} px, and augmentation {name!r} resizes "
                 f"nothing: expected {size} x {size}; choose another with --set augmentation=standard, or --set size=N"
+            )
+
+
+def _check_heads(configuration: Configuration, plans: Sequence[StagePlan]) -> None:
+    """Look at the first image of every stream of counterfactuals for a label of each head."""
+    streams = {stream.name: stream for plan in plans for stream in plan.streams if stream.term == "counterfactual"}
+    labels = [stream.images.read(0)[1] for stream in streams.values()]
+    for place, head in enumerate(configuration.heads):
+        if all(isinstance(own, int) or own[place] == UNKNOWN for own in labels):
+            raise UsageError(
+                f"heads: no image has a label of {head!r}; streams of counterfactuals: {', '.join(streams)}; name the "
+                "keys of `labels` in their json, such as shape, texture and background (recomposed images have no "
+                "label of their background)"
             )
 
 

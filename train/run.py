@@ -64,6 +64,8 @@ class RunFolder:
             raise FormatError(f"{path}: a {type(before).__name__}, expected an object that says what the run is")
         last = configuration.stages[-1].name
         free = {f"stages.{last}.epochs", f"stages.{last}.steps"}
+        # A run of an earlier version has no entry of keys that are new since; it has gone by their defaults.
+        before = {**{key: value for key, value in configuration.defaults().items() if key in identity}, **before}
         changed = [
             key for key in sorted((before.keys() | identity.keys()) - free) if before.get(key) != identity.get(key)
         ]

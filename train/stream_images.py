@@ -1,16 +1,30 @@
 """Images of one stream of a finished genint dataset."""
 
+import copy
 import hashlib
-from typing import Any
+import json
+from collections.abc import Sequence
+from typing import Annotated, Any, Final, Self
 
-from ..manifests.errors import FormatError
+from pydantic import Field
+
+from ..manifests.errors import FormatError, shorten
 from ..manifests.manifest import Manifest, StreamEntry, dump_json
 from ..manifests.samples import StreamSamples
 from ..manifests.storage import Storage
 
+# Name of a head: a key of a counterfactual's `labels`.
+Head = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
+# One class label, or one for each head.
+Label = int | tuple[int, ...]
+# Of a head whose label a sample does not say: torch's cross-entropy ignores it.
+UNKNOWN: Final = -100
+# What is the object's in a sample that does not tell mechanisms apart, as a recomposed one.
+OF_THE_OBJECT: Final = ("shape", "texture")
+
 
 class StreamImages:
-    """Images of a stream, checked against its records."""
+    """Images of a stream, checked against its records. Of a stream `with_heads` a label is one for each head."""
 
     def __init__(self, storage: Storage, manifest: Manifest, entry: StreamEntry) -> None:
         self.class_names = tuple(entry.class_names)
@@ -18,7 +32,8 @@ class StreamImages:
         self.names_classes = any(name != str(label) for label, name in enumerate(self.class_names))
         self.samples = StreamSamples(storage, entry, check=False)  # the loader says when
         self.shard_sizes = self.samples.shard_sizes
-        self._members = ("cls", entry.image_extension)
+        self._extension = entry.image_extension
+        self._heads: tuple[str, ...] = ()
         self._fingerprint = {
             "kind": "genint",
             "dataset": manifest.name,
@@ -30,17 +45,27 @@ class StreamImages:
     def __len__(self) -> int:
         return len(self.samples)
 
-    def read(self, position: int) -> tuple[bytes, int]:
-        members = self.samples.read(position, self._members)
+    def with_heads(self, heads: Sequence[str]) -> Self:
+        """The same images, each with the label of its mechanism for every head."""
+        images = copy.copy(self)
+        images._heads = tuple(heads)
+        return images
+
+    def read(self, position: int) -> tuple[bytes, Label]:
+        members = self.samples.read(position, ("cls", self._extension, *(["json"] if self._heads else [])))
         try:
-            content, label = members[self._members[1]], int(members["cls"])
+            content, label = members[self._extension], int(members["cls"])
+            labels = _labels(members["json"], label) if self._heads else {}
         except KeyError as error:
             raise FormatError(f"{self.key(position)}: has no .{error.args[0]}") from error
         except ValueError as error:
-            raise FormatError(f"{self.key(position)}: label {members['cls']!r} is no number") from error
-        if not 0 <= label < len(self.class_names):
-            raise FormatError(f"{self.key(position)}: label {label}, the stream has {len(self.class_names)} classes")
-        return content, label
+            raise FormatError(f"{self.key(position)}: labels cannot be read: {shorten(str(error))}") from error
+        for found in (label, *labels.values()):
+            if not (isinstance(found, int) and 0 <= found < len(self.class_names)):
+                raise FormatError(
+                    f"{self.key(position)}: label {shorten(found)}, the stream has {len(self.class_names)} classes"
+                )
+        return content, tuple(labels.get(head, UNKNOWN) for head in self._heads) if self._heads else label
 
     def key(self, position: int) -> str:
         shard, _ = self.samples.locate(position)
@@ -54,3 +79,17 @@ class StreamImages:
 
     def fingerprint(self) -> dict[str, Any]:
         return self._fingerprint
+
+
+def _labels(content: bytes, label: int) -> dict[str, Any]:
+    """Labels of a sample's mechanisms, by name. Raises ValueError where they are none."""
+    try:
+        parameters = json.loads(content)
+    except RecursionError as error:
+        raise ValueError("json of too many levels") from error
+    labels = parameters.get("labels") if isinstance(parameters, dict) else None
+    if labels is None:
+        return dict.fromkeys(OF_THE_OBJECT, label)
+    if not isinstance(labels, dict):
+        raise ValueError(f"labels = {shorten(labels)}: expected a table of mechanisms")
+    return labels

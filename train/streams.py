@@ -13,17 +13,17 @@ from ..manifests.manifest import MANIFEST, RECORDS, Manifest, StreamEntry, load_
 from ..manifests.recipe import suggest
 from ..manifests.storage import Storage
 from .folder_images import FolderImages
-from .stream_images import StreamImages
+from .stream_images import Label, StreamImages
 from .tar_images import TarImages
 
-Term = Literal["natural", "int", "transfer"]
+Term = Literal["natural", "int", "transfer", "counterfactual"]
 Split = Literal["train", "validation", "test"]
 
 TERM_OF_ROLE: dict[str, Term] = {
     "natural": "natural",
     "generated": "int",
     "transferred": "transfer",
-    "counterfactual": "int",  # by its shape's label, as a generated stream by its class
+    "counterfactual": "counterfactual",
 }
 NUMBER_RANGE = re.compile(r"\{([0-9]{1,18})\.\.([0-9]{1,18})\}")
 
@@ -44,8 +44,8 @@ class Images(Protocol):
 
     def __len__(self) -> int: ...
 
-    def read(self, position: int) -> tuple[bytes, int]:
-        """An encoded image and its class label. Raises FormatError that names where it lies."""
+    def read(self, position: int) -> tuple[bytes, Label]:
+        """An encoded image and its class label, or one for each head. Raises FormatError that names where it lies."""
         ...
 
     def key(self, position: int) -> str:

@@ -130,7 +130,8 @@ def train(
     plans = plan_stages(configuration, inputs)
     check_parts(configuration, plans, ranks.world_size * settings.accumulate)
     torch.manual_seed(int(random_words(configuration.seed, "initial weights", count=1)[0] >> 1))
-    model = make_model(configuration.arch, len(inputs.class_names))
+    heads = tuple(configuration.heads)
+    model = make_model(configuration.arch, len(inputs.class_names), heads)
     check_size(model, configuration.arch, configuration.size)
     init_sha256, notes = None, tuple(note for plan in plans for note in plan.notes)
     if configuration.init == "required":
@@ -163,7 +164,7 @@ def train(
         nonlocal saved_step
         if ranks.is_main:
             content = {
-                **describe_model(configuration.arch, inputs.class_names, learner.preprocessing),
+                **describe_model(configuration.arch, inputs.class_names, learner.preprocessing, heads),
                 "transform_input": bool(getattr(model, "transform_input", False)),
                 "model": model.state_dict(),
                 "optimizer": learner.optimizer.state_dict(),
@@ -243,7 +244,6 @@ def train(
                 if saved is not None and step > plan.start:
                     load_optimizer(learner.optimizer, saved.optimizer, out / LAST)
                 saved = content = None
-                terms = list(plan.term_counts)
                 step_images = sum(plan.batch_sizes.values())
                 loader = make_loader(configuration, plan, ranks, settings, left_out)
                 save_every = settings.save_every or plan.steps_per_epoch
@@ -278,12 +278,12 @@ def train(
                         shares = learner.gradients(batch).double()
                         losses = ranks.sum(shares).tolist()
                         if not all(map(math.isfinite, losses)):
-                            named = dict(zip(terms, losses, strict=True))
+                            named = dict(zip(learner.weights, losses, strict=True))
                             raise not_finite(folder.path, loader, plan, step, named, ranks)
                         learner.update(plan.lr(step))
                         step += 1
                         seconds = time.perf_counter() - last
-                        interval.add(dict(zip(terms, losses, strict=True)), step_images, seconds, waited)
+                        interval.add(dict(zip(learner.weights, losses, strict=True)), step_images, seconds, waited)
 
                         # What is due after this step: a line of metrics, a checkpoint, a validation.
                         ends, done = step == plan.stop, step - plan.start
@@ -401,14 +401,14 @@ def check_parts(configuration: Configuration, plans: list[StagePlan], parts: int
 def summarise(plan: StagePlan, step: int, learner: Learner, interval: Interval) -> dict[str, Any]:
     """A line of metrics: means since the last one."""
     means = interval.means()
-    terms = {name: mean for name, mean in means.items() if name in plan.term_counts}
+    losses = {name: mean for name, mean in means.items() if name in learner.weights}
     return {
         "stage": plan.stage.name,
         "epoch": round(plan.epoch(step), 4),
-        "loss": learner.loss(terms),  # type: ignore[arg-type]
-        **{f"loss_{term}": loss for term, loss in terms.items()},
+        "loss": learner.loss(losses),
+        **{f"loss_{name}": loss for name, loss in losses.items()},
         "lr": plan.lr(step - 1),
-        **{name: value for name, value in means.items() if name not in terms},
+        **{name: value for name, value in means.items() if name not in losses},
     }
 
 
@@ -423,7 +423,7 @@ def not_finite(
     path.write_text(
         json.dumps({"step": step, "losses": {k: str(v) for k, v in losses.items()}, "keys": named}, indent=1)
     )
-    found = ", ".join(f"{term} {loss:.4g}" for term, loss in losses.items())
+    found = ", ".join(f"{name} {loss:.4g}" for name, loss in losses.items())
     first = "; ".join(f"{name}: {', '.join(of[:2])}, ... ({len(of)})" for name, of in keys.items() if of)
     return GenintError(
         f"step {step:,}: the loss is not finite ({found}); nothing was updated; images: {first}; all of them: {path}"

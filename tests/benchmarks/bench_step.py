@@ -26,7 +26,7 @@ from genint.train.distributed import Ranks, rank_device
 from genint.train.inputs import Inputs
 from genint.train.learner import make_optimizer, preprocessing_of
 from genint.train.loader import StepBatch, StepLoader
-from genint.train.objective import equation_1
+from genint.train.objective import equation_1, loss_weights
 from genint.train.plan import plan_stages
 from genint.train.streams import TrainStream, open_images
 from PIL import Image
@@ -109,7 +109,8 @@ def bare_loop(configuration: Any, plan: Any, batch: StepBatch, ranks: Ranks) -> 
             functional.cross_entropy(part.float(), of) for part, of in zip(logits.split(counts), labels, strict=True)
         ]
         optimizer.zero_grad()
-        equation_1(dict(zip(PROPORTIONS, losses, strict=True)), plan.stage).backward()  # type: ignore[arg-type]
+        weights = loss_weights(plan.stage, plan.term_counts, {})
+        equation_1(dict(zip(PROPORTIONS, losses, strict=True)), weights).backward()
         optimizer.step()
         yield
 
