@@ -75,6 +75,19 @@ workers_option = click.option(
 @click.option(
     "--objectnet", metavar="DIR[:PROTOCOL]", help="ObjectNet as published: genint, challenge, zoom or restricted."
 )
+@click.option(
+    "--groups",
+    "tables",
+    multiple=True,
+    metavar="FILE.csv",
+    help="Images with path, label and group of each: worst-group and mean-group accuracy; repeatable.",
+)
+@click.option(
+    "--group-by",
+    metavar="KEY",
+    help="Key of the samples' json that tells the group in streams, such as direction or labels.background.  [default: "
+    "groups, where they have it]",
+)
 @click.option("--folder", "folders", multiple=True, metavar="DIR", help="Class folders of your own; repeatable.")
 @click.option("--corrupted", "copies", multiple=True, metavar="DIR", help="A copy made by `corrupt`; repeatable.")
 @click.option(
@@ -96,11 +109,12 @@ workers_option = click.option(
 @workers_option
 def run(
     checkpoints: tuple[str, ...], datasets: tuple[str, ...], folders: tuple[str, ...], copies: tuple[str, ...],
-    corruptions: int, out: Path, device: str, precision: str, batch_size: int, workers: int,
-    export: bool, **published: str | None,
+    tables: tuple[str, ...], group_by: str | None, corruptions: int, out: Path, device: str, precision: str,
+    batch_size: int, workers: int, export: bool, **published: str | None,
 ) -> None:  # fmt: skip
     """Accuracy of checkpoints on test sets, side by side, as JSON and as one HTML page."""
     wanted = [f"{kind.replace('_', '-')}={location}" for kind, location in published.items() if location]
+    wanted += [f"groups={table}" for table in tables]
     wanted += [f"folder={folder}" for folder in folders] + [f"corrupted={copy}" for copy in copies]
     if not wanted and not datasets:
         if not Path(MINI_DATASET, "manifest.json").exists():
@@ -119,7 +133,7 @@ def run(
 
     chosen = choose_device(device, torch.cuda.device_count())
     candidates = load_candidates(checkpoints)
-    test_sets = open_test_sets([*(f"shards={dataset}" for dataset in datasets), *wanted])
+    test_sets = open_test_sets([*(f"shards={dataset}" for dataset in datasets), *wanted], group_by)
     with open_results(out) as results:
         if datasets and corruptions:
             test_sets += make_corrupted(open_streams(datasets[0], datasets[0])[0], out, corruptions, max(1, workers))

@@ -20,6 +20,7 @@ from .metrics.accuracy import Hits, accuracy, difference_interval
 from .metrics.bootstrap import bootstrap_over_clusters, paired_bootstrap
 from .metrics.calibration import calibration_error, negative_log_likelihood
 from .metrics.corruption_error import ALEXNET_ERRORS, TEST_CORRUPTIONS, ce, mce, mean_error, photo_errors, relative_mce
+from .metrics.groups import group_accuracies, mean_over_groups, worst_group
 from .metrics.shape_bias import shape_bias
 from .prediction import Cache, Precision, Predictions, match_classes, predict_sets, write_table
 from .report.results import (
@@ -29,6 +30,8 @@ from .report.results import (
     Clustered,
     CorruptionErrors,
     Difference,
+    GroupAccuracy,
+    Groups,
     Results,
     describe_environment,
     shown_locations,
@@ -37,7 +40,7 @@ from .test_sets import CorruptionSet, CueConflictSet, FileSet, TestSet, open_tes
 from .test_sets.masked import validation_of
 from .test_sets.streams import StreamSet
 from .test_sets.subset import first_of_each_class
-from .test_sets.test_set import Clusters
+from .test_sets.test_set import Clusters, Grouping
 
 CACHE = "cache"
 CORRUPTED = "corrupted"
@@ -98,10 +101,12 @@ def _shown(locations: Sequence[str]) -> list[str]:
     return [f"{arch}{separator}{path}" for (arch, separator, _), path in zip(split, paths, strict=True)]
 
 
-def open_test_sets(texts: Sequence[str]) -> list[TestSet]:
-    """All sets asked for; ImageNet-A and -R come with the validation images of their classes where these are asked for
-    too. Raises UsageError where two have one name."""
+def open_test_sets(texts: Sequence[str], group_by: str | None = None) -> list[TestSet]:
+    """All sets asked for, streams with their groups by a key of their samples' json; ImageNet-A and -R come with the
+    validation images of their classes where these are asked for too. Raises UsageError where two have one name."""
     found = [test_set for text in texts for test_set in open_test_set(text)]
+    if group_by is not None:
+        found = [replace(one, group_by=group_by) if isinstance(one, StreamSet) else one for one in found]
     validation = next((test_set for test_set in found if test_set.name == "imagenet"), None)
     if isinstance(validation, FileSet):
         masked = [name for name in ("imagenet-a", "imagenet-r") if any(s.name.startswith(f"{name}:") for s in found)]
@@ -142,6 +147,8 @@ def measure(
             match_classes(test_set, candidate.classifier)
     for test_set in test_sets:
         test_set.labels(0)  # lists ImageNet-C's folders, and finds what lacks in them
+    clusters = {test_set.name: test_set.clusters() for test_set in test_sets}
+    groupings = {test_set.name: test_set.grouping() for test_set in test_sets}
     environment = {**describe_environment(device), "precision": precision}
     key = hashlib.sha256(json.dumps(environment, sort_keys=True).encode()).hexdigest()[:12]
     results.environments[key] = environment
@@ -153,9 +160,9 @@ def measure(
     results.checkpoints = [e for e in results.checkpoints if e.name not in names] + [c.entry() for c in candidates]
     results.accuracy = [e for e in results.accuracy if not (e.checkpoint in names and e.test_set in sets)]
     results.corruption = [e for e in results.corruption if not (e.checkpoint in names and e.test_set in copies)]
+    results.groups = [e for e in results.groups if not (e.checkpoint in names and e.test_set in sets)]
     results.differences = [e for e in results.differences if e.test_set not in sets]
     baseline: dict[str, Predictions] = {}
-    clusters = {test_set.name: test_set.clusters() for test_set in test_sets}
     share_photos = {name: _share_photos([s for s in corrupted if copy_name(s) == name]) for name in copies}
     cache = Cache(folder / CACHE)
     for candidate in candidates:
@@ -178,6 +185,9 @@ def measure(
                     over_clusters(predictions.hit1, clusters[test_set.name]),
                 )
             )  # fmt: skip
+            grouping = groupings[test_set.name]
+            if grouping:
+                results.groups.append(measure_groups(candidate.name, test_set.name, grouping, predictions.hit1))
             if isinstance(test_set, CorruptionSet):
                 wrong[copy_name(test_set)][test_set.corruption][test_set.severity] = ~predictions.hit1
             elif candidate is candidates[0]:
@@ -210,6 +220,17 @@ def measure(
     return results
 
 
+def measure_groups(checkpoint: str, test_set: str, grouping: Grouping, hits: Hits) -> Groups:
+    """Accuracy by group, of the worst and over all."""
+    measured = group_accuracies(hits, grouping.numbers)
+    listed = [
+        GroupAccuracy(name, group.count, group.value, (group.low, group.high))
+        for name, group in zip(grouping.names, measured, strict=True)
+    ]
+    worst = grouping.names[worst_group(measured)]
+    return Groups(checkpoint, test_set, grouping.digest(), listed, worst, mean_over_groups(measured))
+
+
 def over_clusters(values: NDArray[np.generic], clusters: Clusters | None) -> Clustered | None:
     """The interval of a mean of values [N] where images were drawn in clusters."""
     if clusters is None:
@@ -232,6 +253,7 @@ def _forget_others(results: Results, candidates: Sequence[Candidate], folder: Pa
     results.accuracy = [e for e in results.accuracy if e.checkpoint not in others]
     results.corruption = [e for e in results.corruption if e.checkpoint not in others]
     results.biases = [e for e in results.biases if e.checkpoint not in others]
+    results.groups = [e for e in results.groups if e.checkpoint not in others]
     results.differences = [e for e in results.differences if not {e.checkpoint, e.baseline} & others]
 
 

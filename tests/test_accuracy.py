@@ -87,6 +87,9 @@ class Pictures:
     def clusters(self) -> None:
         return None
 
+    def grouping(self) -> None:
+        return None
+
 
 class Oracle(nn.Module):
     """Reads the class off the picture, plus `shift`; counts its batches."""

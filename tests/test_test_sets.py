@@ -71,7 +71,7 @@ def test_unknown_kind_is_refused_with_the_known_ones(text: str) -> None:
     assert all(form in str(caught.value) for form, _ in KINDS.values())
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "shards"])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("shards", "groups")])
 def test_missing_folder_is_named_as_it_was_given(kind: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=f"^{kind}={tmp_path}/nowhere: no such folder$"):
         open_test_set(f"{kind}={tmp_path}/nowhere")

@@ -12,12 +12,14 @@ from scipy import stats
 from ...manifests.storage import Storage
 from .page import Cell, Section, Table, draw_figure, embed_file, render_page
 from .paper import paper_accuracy, paper_corruption
-from .results import Accuracy, Analysis, Bias, Clustered, CorruptionErrors, Results
+from .results import Accuracy, Analysis, Bias, Clustered, CorruptionErrors, GroupAccuracy, Groups, Results
 from .robustness import robustness_section
 
 PAGE = "index.html"
 # Bars of more test sets than this are no picture any more.
 MAX_PLOTTED = 12
+# Columns of groups.
+MAX_GROUPS = 12
 
 PLURALS = {"class": "classes", "latent": "latents", "mask": "masks", "photo": "photos"}
 
@@ -79,7 +81,7 @@ def accuracy_lines(results: Results) -> list[str]:
         rows.append([group, *cells, *(f"{heads[group, n]:.2f}" if (group, n) in heads else "-" for n in copies)])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     notes = _unique(f"{e.test_set}: {note}" for e in results.accuracy if e.test_set in names for note in e.notes)
-    return [*_columns(rows, widths), *notes, *_self_checks(results)]
+    return [*_columns(rows, widths), *notes, *_group_lines(results), *_self_checks(results)]
 
 
 def _self_checks(results: Results) -> list[str]:
@@ -128,6 +130,8 @@ def _sections(results: Results, folder: Path) -> Iterator[Section]:
         yield robustness
     if results.differences:
         yield _difference_section(results)
+    if results.groups:
+        yield _group_section(results)
     if results.corruption:
         yield _corruption_section(results)
     if results.biases:
@@ -246,6 +250,81 @@ def _difference_section(results: Results) -> Section:
         "training seeds."
     )
     return Section("Differences", [text], [Table(["", *columns], rows)])
+
+
+@dataclass(frozen=True)
+class GroupRow:
+    """A row of checkpoints on a set with groups: its worst groups (one a seed), and means over groups, in [0, 1]."""
+
+    name: str
+    entries: list[Groups]
+
+    @property
+    def worst(self) -> Mean:
+        groups = self._worst
+        return mean_over_seeds([group.top1 for group in groups], groups[0].interval)
+
+    @property
+    def worst_names(self) -> str:
+        return "; ".join(_unique(f"{group.group}, n = {group.images:,}" for group in self._worst))
+
+    @property
+    def mean(self) -> float:
+        return _mean([entry.mean for entry in self.entries])
+
+    def top1(self, group: str) -> float | None:
+        values = [found.top1 for entry in self.entries for found in entry.groups if found.group == group]
+        return _mean(values) if values else None
+
+    @property
+    def _worst(self) -> list[GroupAccuracy]:
+        return [group for entry in self.entries for group in entry.groups if group.group == entry.worst]
+
+
+def _group_rows(results: Results) -> dict[str, list[GroupRow]]:
+    """Rows by test set."""
+    group_of = {entry.name: entry.group for entry in results.checkpoints}
+    members: dict[str, dict[str, list[Groups]]] = {}
+    for entry in results.groups:
+        members.setdefault(entry.test_set, {}).setdefault(group_of[entry.checkpoint], []).append(entry)
+    return {test_set: [GroupRow(*row) for row in rows.items()] for test_set, rows in members.items()}
+
+
+def _group_lines(results: Results) -> list[str]:
+    return [
+        f"{test_set}: {row.name}: worst group {_percent(row.worst)} ({row.worst_names}), mean over "
+        f"{len(row.entries[0].groups):,} groups {100 * row.mean:.2f}"
+        for test_set, rows in _group_rows(results).items()
+        for row in rows
+    ]
+
+
+def _group_section(results: Results) -> Section:
+    tables = []
+    for test_set, rows in _group_rows(results).items():
+        counts = {group.group: group.images for row in rows for entry in row.entries for group in entry.groups}
+        shown = list(counts)[:MAX_GROUPS]
+        cells = []
+        for row in rows:
+            values = [row.top1(name) for name in shown]
+            cells.append(
+                [
+                    Cell(row.name, _members(results, row.name)),
+                    Cell(_percent(row.worst), f"{_interval(row.worst)}; {row.worst_names}"),
+                    Cell(f"{100 * row.mean:.2f}"),
+                    *(Cell("–" if value is None else f"{100 * value:.1f}") for value in values),
+                ]
+            )
+        first = f", the first {MAX_GROUPS} shown" if len(counts) > MAX_GROUPS else ""
+        columns = [f"{name}, n = {counts[name]:,}" for name in shown]
+        heading = f"{test_set}, {len(counts):,} groups{first}"
+        tables.append(Table([heading, "worst group", "mean over groups", *columns], cells))
+    text = (
+        "Top-1 in percent of the worst group, with its interval over its images (Wilson) or over the seeds of a row "
+        "(Student's t, of each seed's own worst group), and the mean over groups, in which each counts alike. The "
+        "worst of many small groups is partly chance: look at its n."
+    )
+    return Section("Groups", [text], tables)
 
 
 def _corruption_section(results: Results) -> Section:

@@ -138,6 +138,31 @@ class Bias:
 
 
 @dataclass(frozen=True, config=CHECKED)
+class GroupAccuracy:
+    """Top-1 of one group of a set's images; the interval is Wilson's, 95 %."""
+
+    group: str
+    images: Count
+    top1: Share
+    interval: tuple[Share, Share]
+
+
+@dataclass(frozen=True, config=CHECKED)
+class Groups:
+    """Accuracy by group of one classifier on one set: the worst group by name, and the mean over groups.
+
+    digest: of which image is in which group.
+    """
+
+    checkpoint: str
+    test_set: str
+    digest: str
+    groups: Annotated[list[GroupAccuracy], Field(min_length=1)]
+    worst: str
+    mean: Share
+
+
+@dataclass(frozen=True, config=CHECKED)
 class Analysis:
     """A section of the report that one command made: words, a table of texts, pictures in files beside results.json
     (name to caption), and the numbers behind them."""
@@ -160,6 +185,7 @@ class Results:
     differences: list[Difference] = field(default_factory=list)
     corruption: list[CorruptionErrors] = field(default_factory=list)
     biases: list[Bias] = field(default_factory=list)
+    groups: list[Groups] = field(default_factory=list)
     analyses: dict[str, Analysis] = field(default_factory=dict)
     finished: str = ""
 
@@ -204,12 +230,14 @@ def _check_references(results: Results) -> None:
     known = {entry.name for entry in results.checkpoints}
     named = {entry.checkpoint for entry in results.accuracy}
     named |= {entry.checkpoint for entry in results.differences} | {entry.checkpoint for entry in results.corruption}
-    named |= {entry.checkpoint for entry in results.biases}
+    named |= {entry.checkpoint for entry in results.biases} | {entry.checkpoint for entry in results.groups}
     unknown = named - known
     if unknown or len(known) < len(results.checkpoints):
         raise ValueError(f"no checkpoint {min(unknown)[:100]!r}" if unknown else "two checkpoints have one name")
     if any(not entry.error for entry in results.corruption):
         raise ValueError("a corrupted set without corruptions")
+    if any(entry.worst not in {group.group for group in entry.groups} for entry in results.groups):
+        raise ValueError("a worst group that is none of the groups")
     for analysis in results.analyses.values():
         if any(len(row) != len(analysis.columns) for row in analysis.rows):
             raise ValueError(f"analysis {analysis.title[:100]!r}: rows and columns differ")

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from ...manifests.errors import UsageError
 from .cue_conflict import CueConflictSet, open_cue_conflict
 from .folders import open_folder
+from .group_table import open_group_table
 from .imagenet import open_imagenet
 from .imagenet_9 import open_imagenet_9
 from .imagenet_a import open_imagenet_a
@@ -35,6 +36,7 @@ KINDS: dict[str, tuple[str, Callable[[str, str], Sequence[TestSet]]]] = {
     "imagenet-9": ("imagenet-9=DIR", open_imagenet_9),
     "cue-conflict": ("cue-conflict=DIR", open_cue_conflict),
     "objectnet": ("objectnet=DIR[:PROTOCOL]", open_objectnet),
+    "groups": ("groups=FILE.csv", open_group_table),
     "folder": ("folder=DIR", open_folder),
     "corrupted": ("corrupted=DIR", open_corrupted),
     "shards": ("shards=DATASET[:STREAM]", open_streams),

@@ -22,6 +22,7 @@ from ..metrics.corruption_error import CORRUPTIONS, EXTRA_CORRUPTIONS, SEVERITIE
 from .test_set import (
     Clusters,
     FileSet,
+    Grouping,
     Marked,
     check_counts,
     existing_folder,
@@ -92,6 +93,9 @@ class CorruptionSet:
 
     def clusters(self) -> Clusters | None:
         return self._files.clusters()
+
+    def grouping(self) -> Grouping | None:
+        return None
 
     @cached_property
     def _files(self) -> FileSet:

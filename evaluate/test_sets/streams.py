@@ -15,8 +15,10 @@ from ...manifests.manifest import load_manifest
 from ...manifests.samples import StreamSamples
 from ...manifests.storage import Storage
 from ...train.checkpoint import Preprocessing
-from .test_set import Clusters, Marked, clusters_of_classes, number_distinct
+from .test_set import Clusters, Grouping, Marked, clusters_of_classes, group_images, number_distinct
 
+# Key of the json in which a sample may say its group.
+GROUPS: Final = "groups"
 # What images may have been made of together, by source: its name, and the keys of their json that tell it.
 ORIGINS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "observational": ("latent", ("class_label", "latent_index")),
@@ -30,7 +32,11 @@ ORIGINS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
 
 @dataclass(frozen=True)
 class StreamSet:
-    """One stream of a dataset; `samples` also holds what comes with its images, such as masks and nuisances."""
+    """One stream of a dataset; `samples` also holds what comes with its images, such as masks and nuisances.
+
+    group_by: dotted key of the samples' json that tells an image's group; None: `groups`, where the first sample has
+    it.
+    """
 
     name: str
     class_names: tuple[str, ...]
@@ -40,6 +46,7 @@ class StreamSet:
     marked: Marked = "own"
     allowed: tuple[int, ...] | None = None
     groups: tuple[tuple[int, ...], ...] | None = None
+    group_by: str | None = None
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -86,6 +93,26 @@ class StreamSet:
             if found.count < len(self):
                 return found
         return clusters_of_classes([self.labels(position) for position in range(len(self))])
+
+    def grouping(self) -> Grouping | None:
+        first = self.parameters(0)
+        key = self.group_by or GROUPS
+        if look_up(first, key) is None:
+            if self.group_by is None:
+                return None
+            raise UsageError(f"{self.name}: samples have no {shorten(key)!r} in their json; it has {', '.join(first)}")
+        return group_images([self._group(position, key) for position in range(len(self))], f"{self.name}: {key}")
+
+    def _group(self, position: int, key: str) -> str:
+        value = look_up(self.parameters(position), key)
+        if isinstance(value, str | int):
+            return str(value)
+        if isinstance(value, dict) and value and all(isinstance(part, str | int) for part in value.values()):
+            return ", ".join(f"{name} = {part}" for name, part in sorted(value.items()))
+        raise FormatError(
+            f"{self.samples.storage}: sample {self.key(position)}: {shorten(key)}: {shorten(repr(value))}; expected a "
+            "text or whole number, or an object of these"
+        )
 
 
 def class_label(samples: StreamSamples, position: int, members: Mapping[str, bytes]) -> int:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...train.checkpoint import Preprocessing
 from .streams import StreamSet
-from .test_set import Clusters, Marked
+from .test_set import Clusters, Grouping, Marked
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,9 @@ class StreamSubset:
     def clusters(self) -> Clusters | None:
         found = self.whole.clusters()
         return found and Clusters(found.unit, found.numbers[list(self.positions)])
+
+    def grouping(self) -> Grouping | None:
+        return None
 
 
 def first_of_each_class(whole: StreamSet, count: int) -> StreamSubset:

@@ -1,6 +1,7 @@
 """What a test set is to those who evaluate on it, and the sets whose images are files below a folder."""
 
 import hashlib
+import json
 import os
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from ...manifests.errors import FormatError, UsageError
+from ...manifests.errors import FormatError, UsageError, shorten
 from ...manifests.folders import read_file
 from ...manifests.inputs import Listing
 from ...train.checkpoint import Preprocessing
@@ -27,6 +28,9 @@ SAMPLED: Final = 32
 
 # Drawing fewer classes again says little of what others would give.
 FEWEST_CLASSES: Final = 20
+# Of more groups than this, a report of each says nothing; a number that varies freely is no group.
+MOST_GROUPS: Final = 1000
+LONGEST_GROUP: Final = 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +44,18 @@ class Clusters:
     @property
     def count(self) -> int:
         return len(np.unique(self.numbers))
+
+
+@dataclass(frozen=True, eq=False)
+class Grouping:
+    """The group of each image of a set: `numbers` [N] are places in `names`."""
+
+    names: tuple[str, ...]
+    numbers: NDArray[np.int64]
+
+    def digest(self) -> str:
+        """sha256 of which image is in which group."""
+        return hashlib.sha256(json.dumps([self.names, self.numbers.tolist()]).encode()).hexdigest()
 
 
 class TestSet(Protocol):
@@ -110,6 +126,11 @@ class TestSet(Protocol):
         """What images were drawn together; None where each was drawn by itself, or nobody knows."""
         ...
 
+    def grouping(self) -> Grouping | None:
+        """Groups of images whose accuracies are told apart; None where the set has none. Raises UsageError or
+        FormatError where it does not say an image's."""
+        ...
+
 
 @dataclass(frozen=True)
 class FileSet:
@@ -173,6 +194,24 @@ class FileSet:
         if any(len(labels) != 1 for labels in self.path_labels):
             return None
         return clusters_of_classes(self.path_labels)
+
+    def grouping(self) -> Grouping | None:
+        return None
+
+
+def group_images(groups: Sequence[str], where: str) -> Grouping:
+    """Images by the name of their group. Raises UsageError where there are too many groups, or a name is no name."""
+    names = sorted(set(groups))
+    if len(names) > MOST_GROUPS:
+        few = " and ".join(shorten(repr(name)) for name in names[:2])
+        raise UsageError(f"{where}: {len(names):,} groups, such as {few}; expected at most {MOST_GROUPS:,}")
+    wrong = next((name for name in names if not name.strip() or len(name) > LONGEST_GROUP), None)
+    if wrong is not None:
+        raise UsageError(
+            f"{where}: {shorten(repr(wrong))}: expected the name of a group, of at most {LONGEST_GROUP} characters"
+        )
+    places = {name: place for place, name in enumerate(names)}
+    return Grouping(tuple(names), np.array([places[group] for group in groups], np.int64))
 
 
 def clusters_of_classes(classes: Sequence[Hashable]) -> Clusters | None:
