@@ -201,6 +201,7 @@ def finish(out: Path, results: "Results") -> None:
     from .analyses.agreement import analyse_agreement
     from .report.report import write_report
     from .report.results import save_results
+    from .report.seeds import compare_rows
 
     if results.analyses.keys() >= {"correlation", "nuisances"}:
         agreement = analyse_agreement(results.analyses["correlation"], results.analyses["nuisances"])
@@ -208,6 +209,7 @@ def finish(out: Path, results: "Results") -> None:
         if agreement:
             results.analyses["rank-agreement"] = agreement
 
+    results.row_differences = compare_rows(results)
     save_results(out, results)
     click.echo(f"look at {write_report(out, results)}")
 

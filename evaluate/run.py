@@ -157,7 +157,9 @@ def measure(
     corrupted = [test_set for test_set in test_sets if isinstance(test_set, CorruptionSet)]
     copies = {copy_name(test_set) for test_set in corrupted}
     _forget_others(results, candidates, folder)
-    results.checkpoints = [e for e in results.checkpoints if e.name not in names] + [c.entry() for c in candidates]
+    entries = {candidate.name: candidate.entry() for candidate in candidates}
+    # In place, so that the first row stays the one that others are compared with.
+    results.checkpoints = [entries.pop(e.name, e) for e in results.checkpoints] + list(entries.values())
     results.accuracy = [e for e in results.accuracy if not (e.checkpoint in names and e.test_set in sets)]
     results.corruption = [e for e in results.corruption if not (e.checkpoint in names and e.test_set in copies)]
     results.groups = [e for e in results.groups if not (e.checkpoint in names and e.test_set in sets)]

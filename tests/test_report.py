@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 import torch
 from genint.evaluate.cli import main
+from genint.evaluate.metrics.seed_difference import difference_over_seeds
+from genint.evaluate.report.means import mean_over_seeds
 from genint.evaluate.report.paper import paper_accuracy
-from genint.evaluate.report.report import accuracy_lines, mean_over_seeds, write_report
+from genint.evaluate.report.report import accuracy_lines, write_report
 from genint.evaluate.report.results import (
     Accuracy,
     Analysis,
@@ -28,6 +30,7 @@ from genint.evaluate.report.results import (
     save_results,
     shown_locations,
 )
+from genint.evaluate.report.seeds import compare_rows
 from genint.evaluate.run import corruption_errors
 from genint.manifests.errors import FormatError
 from genint.manifests.json_files import parse_json
@@ -173,6 +176,47 @@ def test_mean_over_seeds_has_students_interval():
     # t(0.975, 2) = 4.302653; s.d. 0.02, over the square root of 3
     assert mean.high - mean.value == pytest.approx(4.302653 * 0.02 / 3**0.5)
     assert mean_over_seeds([0.5], (0.4, 0.6)) == type(mean)(0.5, 0.4, 0.6, 1)
+
+
+def test_differences_over_seeds_are_paired_by_seed_and_told_beside_the_unpaired(tmp_path):
+    found = difference_over_seeds([0.50, 0.62, 0.71], [0.48, 0.59, 0.70])
+    # Differences 0.02, 0.03, 0.01: s.d. 0.01, over the root of 3, times t(0.975, 2) = 4.302653.
+    assert found.difference == pytest.approx(0.02)
+    assert found.paired[1] - 0.02 == pytest.approx(4.302653 * 0.01 / 3**0.5)
+    # Variances 0.0111 and 0.0121, over 3: s.e. 0.087939; freedom 0.0232^2 * 2 / (0.0111^2 + 0.0121^2) = 3.992565.
+    assert found.unpaired[1] - 0.02 == pytest.approx(2.777897 * 0.087939, abs=1e-4)
+    assert difference_over_seeds([0.5, 0.6], [0.4, 0.5]).paired == pytest.approx((0.1, 0.1))
+    assert difference_over_seeds([0.5, 0.5], [0.5, 0.5]).unpaired == (0.0, 0.0)
+
+    def checkpoint(name: str, seed: int | None) -> CheckpointEntry:
+        return CheckpointEntry(name, name.partition("/")[0], None, "resnet18", "0" * 64, None, seed, "")
+
+    def accuracy(name: str, top1: float) -> Accuracy:
+        return Accuracy(name, "set", "", "own", "", 100, top1, (0.0, 1.0), 1.0, (0.0, 1.0), "")
+
+    # Of a: seeds 0 to 2. Of b: 0 and 1, once more 2 twice, and one of unknown seed: two pairs.
+    names = {"a/0": 0, "a/1": 1, "a/2": 2, "b/0": 0, "b/1": 1, "b/2": 2, "b/2-again": 2, "b/x": None, "c/0": 0}
+    top1 = [0.1, 0.2, 0.9, 0.3, 0.5, 0.0, 0.0, 0.0, 0.7]
+    copies = [
+        CorruptionErrors(name, "copy", "generated", {"fog": error}, error, images=7)
+        for name, error in (("a/0", 50.0), ("a/1", 40.0), ("b/0", 45.0), ("b/1", 36.0))
+    ]
+    results = Results(
+        checkpoints=[checkpoint(name, seed) for name, seed in names.items()],
+        accuracy=[accuracy(name, value) for name, value in zip(names, top1, strict=True)],
+        corruption=copies,
+    )
+    results.row_differences = compare_rows(results)
+    first, second = results.row_differences
+    assert (first.baseline, first.row, first.test_set, first.measure, first.seeds) == ("a", "b", "set", "top-1", [0, 1])
+    assert first.difference == pytest.approx(25.0) and first.images == 100
+    # Differences of 20 and 30 points: t(0.975, 1) = 12.706205 times 5.
+    assert first.paired == pytest.approx((25 - 63.531, 25 + 63.531), abs=1e-3)
+    assert (second.test_set, second.measure, second.difference) == ("copy", "mean error", -4.5)
+    page = write_report(tmp_path, results).read_text()
+    assert "set, top-1, n = 100" in page and "-38.53 to +88.53" in page and "copy, mean error, n = 7" in page
+    save_results(tmp_path, results)
+    assert load_results(tmp_path) == results
 
 
 def entry(name: str, group: str, preset: str | None = None) -> CheckpointEntry:

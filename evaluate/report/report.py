@@ -1,52 +1,28 @@
 """The report: results.json as one HTML page, and its first table for the terminal."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 from matplotlib.figure import Figure
-from scipy import stats
 
 from ...manifests.storage import Storage
+from .groups import group_lines, group_section
+from .means import Mean, mean_over_seeds, plain_mean
 from .page import Cell, Section, Table, draw_figure, embed_file, render_page
 from .paper import paper_accuracy, paper_corruption
-from .results import Accuracy, Analysis, Bias, Clustered, CorruptionErrors, GroupAccuracy, Groups, Results
+from .results import Accuracy, Analysis, Bias, Clustered, CorruptionErrors, Results
 from .robustness import robustness_section
+from .seeds import seed_section
 
 PAGE = "index.html"
 # Bars of more test sets than this are no picture any more.
 MAX_PLOTTED = 12
-# Columns of groups.
-MAX_GROUPS = 12
 
 PLURALS = {"class": "classes", "latent": "latents", "mask": "masks", "photo": "photos"}
 
 Named = TypeVar("Named")
-
-
-@dataclass(frozen=True)
-class Mean:
-    """A mean with its 95 % interval: Student's t over seeds, or of the images where there is one seed alone."""
-
-    value: float
-    low: float
-    high: float
-    seeds: int
-
-
-def mean_over_seeds(values: Sequence[float], interval: tuple[float, float], clustered: Clustered | None = None) -> Mean:
-    """Mean of a group's values; where the group has one member alone with its own `interval` over images, or over
-    latents or photos, of which several images are no independent draws."""
-    if len(values) == 1:
-        # Other classes are another question than other images of these.
-        if clustered is None or clustered.unit == "class":
-            return Mean(values[0], *interval, seeds=1)
-        return Mean(values[0], *clustered.interval, seeds=1)
-    mean, error = float(np.mean(values)), float(stats.sem(values))
-    half = float(stats.t.ppf(0.975, len(values) - 1)) * error
-    return Mean(mean, mean - half, mean + half, len(values))
 
 
 def group_accuracies(results: Results) -> dict[tuple[str, str], Mean]:
@@ -77,11 +53,11 @@ def accuracy_lines(results: Results) -> list[str]:
     rows = [["top-1, %", *tested, *(f"{name} {'mCE' if name in with_mce else 'mean error'}" for name in copies)]]
     for group in _groups(results):
         found = [means.get((group, name)) for name in names]
-        cells = [f"{_percent(mean)} ({_interval(mean)})" if mean else "-" for mean in found]
+        cells = [f"{mean.percent} ({mean.interval})" if mean else "-" for mean in found]
         rows.append([group, *cells, *(f"{heads[group, n]:.2f}" if (group, n) in heads else "-" for n in copies)])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     notes = _unique(f"{e.test_set}: {note}" for e in results.accuracy if e.test_set in names for note in e.notes)
-    return [*_columns(rows, widths), *notes, *_group_lines(results), *_self_checks(results)]
+    return [*_columns(rows, widths), *notes, *group_lines(results), *_self_checks(results)]
 
 
 def _self_checks(results: Results) -> list[str]:
@@ -110,7 +86,7 @@ def _corruption_means(results: Results) -> dict[tuple[str, str], float]:
     values: dict[tuple[str, str], list[float]] = {}
     for entry in results.corruption:
         values.setdefault((group_of[entry.checkpoint], entry.test_set), []).append(_head(entry))
-    return {place: _mean(found) for place, found in values.items()}
+    return {place: plain_mean(found) for place, found in values.items()}
 
 
 def write_report(folder: Path, results: Results) -> Path:
@@ -128,10 +104,12 @@ def _sections(results: Results, folder: Path) -> Iterator[Section]:
     robustness = robustness_section(_published(results), _groups(results))
     if robustness:
         yield robustness
+    if results.row_differences:
+        yield seed_section(results)
     if results.differences:
         yield _difference_section(results)
     if results.groups:
-        yield _group_section(results)
+        yield group_section(results)
     if results.corruption:
         yield _corruption_section(results)
     if results.biases:
@@ -160,8 +138,8 @@ def _accuracy_section(results: Results) -> Section:
             own = members[group, name][0]
             # The paper's number stands beside a published set's alone.
             paper = paper_accuracy(first[group].preset or group, name) if own.marked == "official" else None
-            note = _interval(mean) if mean.seeds > 1 else _image_intervals(own)
-            row.append(Cell(_percent(mean), note + (f"; paper {paper}" if paper else ""), _bold(best)))
+            note = mean.interval if mean.seeds > 1 else _image_intervals(own)
+            row.append(Cell(mean.percent, note + (f"; paper {paper}" if paper else ""), _bold(best)))
         rows.append(row)
     counts = _counts(results)
     lacking = {entry.test_set for entry in results.accuracy if "incomplete" in entry.protocol}
@@ -199,7 +177,7 @@ def _calibration_table(
                 entry for entry in members.get((group, name), []) if entry.ece is not None and entry.nll is not None
             ]
             if known:
-                error, likelihood = _mean([e.ece or 0.0 for e in known]), _mean([e.nll or 0.0 for e in known])
+                error, likelihood = plain_mean([e.ece or 0.0 for e in known]), plain_mean([e.nll or 0.0 for e in known])
                 row.append(Cell(f"{100 * error:.2f}", f"NLL {likelihood:.3f}"))
             else:
                 row.append(Cell("–"))
@@ -252,81 +230,6 @@ def _difference_section(results: Results) -> Section:
     return Section("Differences", [text], [Table(["", *columns], rows)])
 
 
-@dataclass(frozen=True)
-class GroupRow:
-    """A row of checkpoints on a set with groups: its worst groups (one a seed), and means over groups, in [0, 1]."""
-
-    name: str
-    entries: list[Groups]
-
-    @property
-    def worst(self) -> Mean:
-        groups = self._worst
-        return mean_over_seeds([group.top1 for group in groups], groups[0].interval)
-
-    @property
-    def worst_names(self) -> str:
-        return "; ".join(_unique(f"{group.group}, n = {group.images:,}" for group in self._worst))
-
-    @property
-    def mean(self) -> float:
-        return _mean([entry.mean for entry in self.entries])
-
-    def top1(self, group: str) -> float | None:
-        values = [found.top1 for entry in self.entries for found in entry.groups if found.group == group]
-        return _mean(values) if values else None
-
-    @property
-    def _worst(self) -> list[GroupAccuracy]:
-        return [group for entry in self.entries for group in entry.groups if group.group == entry.worst]
-
-
-def _group_rows(results: Results) -> dict[str, list[GroupRow]]:
-    """Rows by test set."""
-    group_of = {entry.name: entry.group for entry in results.checkpoints}
-    members: dict[str, dict[str, list[Groups]]] = {}
-    for entry in results.groups:
-        members.setdefault(entry.test_set, {}).setdefault(group_of[entry.checkpoint], []).append(entry)
-    return {test_set: [GroupRow(*row) for row in rows.items()] for test_set, rows in members.items()}
-
-
-def _group_lines(results: Results) -> list[str]:
-    return [
-        f"{test_set}: {row.name}: worst group {_percent(row.worst)} ({row.worst_names}), mean over "
-        f"{len(row.entries[0].groups):,} groups {100 * row.mean:.2f}"
-        for test_set, rows in _group_rows(results).items()
-        for row in rows
-    ]
-
-
-def _group_section(results: Results) -> Section:
-    tables = []
-    for test_set, rows in _group_rows(results).items():
-        counts = {group.group: group.images for row in rows for entry in row.entries for group in entry.groups}
-        shown = list(counts)[:MAX_GROUPS]
-        cells = []
-        for row in rows:
-            values = [row.top1(name) for name in shown]
-            cells.append(
-                [
-                    Cell(row.name, _members(results, row.name)),
-                    Cell(_percent(row.worst), f"{_interval(row.worst)}; {row.worst_names}"),
-                    Cell(f"{100 * row.mean:.2f}"),
-                    *(Cell("–" if value is None else f"{100 * value:.1f}") for value in values),
-                ]
-            )
-        first = f", the first {MAX_GROUPS} shown" if len(counts) > MAX_GROUPS else ""
-        columns = [f"{name}, n = {counts[name]:,}" for name in shown]
-        heading = f"{test_set}, {len(counts):,} groups{first}"
-        tables.append(Table([heading, "worst group", "mean over groups", *columns], cells))
-    text = (
-        "Top-1 in percent of the worst group, with its interval over its images (Wilson) or over the seeds of a row "
-        "(Student's t, of each seed's own worst group), and the mean over groups, in which each counts alike. The "
-        "worst of many small groups is partly chance: look at its n."
-    )
-    return Section("Groups", [text], tables)
-
-
 def _corruption_section(results: Results) -> Section:
     group_of = {entry.name: entry.group for entry in results.checkpoints}
     presets = {entry.group: entry.preset for entry in reversed(results.checkpoints)}
@@ -337,7 +240,7 @@ def _corruption_section(results: Results) -> Section:
         sizes = f" ({entries[0].images:,} images of each corruption and severity)" if entries[0].images else ""
         groups = _unique(group_of[entry.checkpoint] for entry in entries)
         members = {group: [e for e in entries if group_of[e.checkpoint] == group] for group in groups}
-        heads = {group: _mean([_head(entry) for entry in own]) for group, own in members.items()}
+        heads = {group: plain_mean([_head(entry) for entry in own]) for group, own in members.items()}
         # Some may have the extra corruptions, and others the 15 alone.
         names = _unique(name for entry in entries for name in entry.error)
         rows = []
@@ -350,10 +253,10 @@ def _corruption_section(results: Results) -> Section:
             ]
             if has_ce:
                 relative = [entry.relative_mce for entry in own if entry.relative_mce is not None]
-                row.append(Cell(f"{_mean(relative):.2f}" if relative else "–"))
+                row.append(Cell(f"{plain_mean(relative):.2f}" if relative else "–"))
             for name in names:
                 values = [errors[name] for errors in (entry.ce or entry.error for entry in own) if name in errors]
-                row.append(Cell(f"{_mean(values):.1f}", _paper(paper, name)) if values else Cell("–"))
+                row.append(Cell(f"{plain_mean(values):.1f}", _paper(paper, name)) if values else Cell("–"))
             rows.append(row)
         if has_ce:
             texts.append(f"{test_set}{sizes}: CE in percent of AlexNet's errors, and their mean (mCE).")
@@ -379,7 +282,7 @@ def _bias_section(results: Results) -> Section:
         row = [Cell(group, _members(results, group))]
         for name in names:
             own = [entry for entry in results.biases if group_of[entry.checkpoint] == group and entry.name == name]
-            row.append(Cell(f"{100 * _mean([e.value for e in own]):.2f}", _bias_note(own)) if own else Cell("–"))
+            row.append(Cell(f"{100 * plain_mean([e.value for e in own]):.2f}", _bias_note(own)) if own else Cell("–"))
         rows.append(row)
     texts = _unique(f"{entry.name[0].upper()}{entry.name[1:]}: {entry.words}." for entry in results.biases)
     return Section(
@@ -435,10 +338,6 @@ def _head(entry: CorruptionErrors) -> float:
     return entry.mean_error if entry.mce is None else entry.mce
 
 
-def _mean(values: Sequence[float]) -> float:
-    return float(np.mean(values))
-
-
 def _bold(best: bool) -> str:
     return "best" if best else ""
 
@@ -450,14 +349,6 @@ def _paper(values: dict[str, float], name: str) -> str:
 def _image_intervals(entry: Accuracy) -> str:
     low, high = entry.top1_interval
     return f"{100 * low:.1f} to {100 * high:.1f}{_over(entry.clustered, 100)}, top-5 {100 * entry.top5:.1f}"
-
-
-def _percent(mean: Mean) -> str:
-    return f"{100 * mean.value:.2f}"
-
-
-def _interval(mean: Mean) -> str:
-    return f"{100 * mean.low:.1f} to {100 * mean.high:.1f}"
 
 
 def _over(clustered: Clustered | None, scale: float = 1, sign: str = "") -> str:

@@ -102,6 +102,24 @@ class Difference:
 
 
 @dataclass(frozen=True, config=CHECKED)
+class RowDifference:
+    """Mean over `seeds` of one row of checkpoints less another, in points of the measure: top-1, mCE or mean error.
+
+    Intervals are Student's t, 95 %: over the pairs of one seed, and over seeds as if they were unrelated (Welch).
+    """
+
+    baseline: str
+    row: str
+    test_set: str
+    measure: str
+    images: Count
+    seeds: Annotated[list[int], Field(min_length=2)]
+    difference: float
+    paired: tuple[float, float]
+    unpaired: tuple[float, float]
+
+
+@dataclass(frozen=True, config=CHECKED)
 class CorruptionErrors:
     """Errors on a corrupted set, in percent. `ce`, `mce` and `relative_mce` are AlexNet's = 100; None where the set is
     no official one, for which the constants say nothing.
@@ -183,6 +201,7 @@ class Results:
     checkpoints: list[CheckpointEntry] = field(default_factory=list)
     accuracy: list[Accuracy] = field(default_factory=list)
     differences: list[Difference] = field(default_factory=list)
+    row_differences: list[RowDifference] = field(default_factory=list)
     corruption: list[CorruptionErrors] = field(default_factory=list)
     biases: list[Bias] = field(default_factory=list)
     groups: list[Groups] = field(default_factory=list)
@@ -234,6 +253,10 @@ def _check_references(results: Results) -> None:
     unknown = named - known
     if unknown or len(known) < len(results.checkpoints):
         raise ValueError(f"no checkpoint {min(unknown)[:100]!r}" if unknown else "two checkpoints have one name")
+    rows = {entry.group for entry in results.checkpoints}
+    for entry in results.row_differences:
+        if not {entry.baseline, entry.row} <= rows:
+            raise ValueError(f"no row {min({entry.baseline, entry.row} - rows)[:100]!r}")
     if any(not entry.error for entry in results.corruption):
         raise ValueError("a corrupted set without corruptions")
     if any(entry.worst not in {group.group for group in entry.groups} for entry in results.groups):
