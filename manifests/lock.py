@@ -59,3 +59,15 @@ def only_process(path: Path, busy: str) -> Iterator[None]:
             del _held[path]
             # The name of a machine does not belong into what is released.
             file.truncate(0)
+
+
+@contextmanager
+def one_after_another(path: Path) -> Iterator[None]:
+    """Wait until no other process holds the lock file `path`, then hold it. Where there are no locks, nobody waits."""
+    with open(path, "a") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+        yield

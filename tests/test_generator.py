@@ -2,10 +2,15 @@
 
 import hashlib
 import json
+import multiprocessing
 import pickle
 import shutil
+import threading
+import time
 from collections.abc import Callable
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -119,6 +124,52 @@ def test_a_cached_download_needs_no_network(no_network: None, folder: Path, tmp_
         shutil.copy(folder / file_name, cached)
         Path(f"{cached}.json").write_text(json.dumps({"url": url, "etag": '"7"'}))
     assert load_generator(name, cache_dir).weights_sha256 == load_generator(folder).weights_sha256
+
+
+def test_processes_that_start_together_fetch_published_weights_once_and_whole(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched: list[str] = []
+
+    class Slow(SimpleHTTPRequestHandler):
+        """Half of a file, and after a moment the rest."""
+
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments, directory=str(folder))
+
+        def copyfile(self, source: Any, outputfile: Any) -> None:
+            fetched.append(self.path)
+            content = source.read()
+            outputfile.write(content[: len(content) // 2])
+            time.sleep(0.1)
+            outputfile.write(content[len(content) // 2 :])
+
+        def log_message(self, format: str, *arguments: Any) -> None:
+            """The test's output is its own."""
+
+    monkeypatch.setenv("no_proxy", "*")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Slow)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    base = f"http://127.0.0.1:{server.server_address[1]}"
+    monkeypatch.setitem(PRETRAINED_CONFIG_ARCHIVE_MAP, "biggan-deep-128", f"{base}/config.json")
+    monkeypatch.setitem(PRETRAINED_MODEL_ARCHIVE_MAP, "biggan-deep-128", f"{base}/pytorch_model.bin")
+
+    def load(digests: Any) -> None:
+        digests.put(load_generator("biggan-deep-128", tmp_path / "cache").weights_sha256)
+
+    context = multiprocessing.get_context("fork")
+    digests = context.Queue()
+    processes = [context.Process(target=load, args=(digests,)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    server.shutdown()
+    server.server_close()
+    assert {digests.get() for _ in processes} == {load_generator(folder).weights_sha256}
+    assert sorted(fetched) == ["/config.json", "/pytorch_model.bin"]
+    assert len(list((tmp_path / "cache").iterdir())) == 5  # two files, what each is, and the lock
 
 
 def test_a_path_is_a_folder_even_under_a_published_name(

@@ -3,6 +3,8 @@
 import difflib
 import hashlib
 import json
+import os
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from ...manifests.errors import FormatError, GenintError, UsageError
+from ...manifests.lock import one_after_another
 from ..networks.weights import check_fit, fit_weights, load_weights
 
 # A layer is (upsample, input channels, output channels), channels in units of channel_width.
@@ -137,12 +140,29 @@ def _generator_files(name_or_folder: str | Path, cache_dir: Path | None) -> tupl
 
 
 def _download(url: str, cache_dir: Path) -> Path:
-    """The cached file of `url`, fetched if need be."""
+    """The cached file of `url`, fetched if need be, by one process of this machine while the others wait for it."""
+    cached = _find_cached(url, cache_dir)
+    if cached is not None:
+        return cached
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    with one_after_another(cache_dir / "download.lock"), tempfile.TemporaryDirectory(dir=cache_dir) as scratch:
+        cached = _find_cached(url, cache_dir)
+        if cached is None:
+            # The package writes under the final name, where others would take half a file for a whole one. The file
+            # that it finds the other by comes last.
+            fetched = Path(cached_path(url, cache_dir=scratch))
+            cached = cache_dir / fetched.name
+            for path in (fetched, Path(f"{fetched}.json")):
+                os.replace(path, cache_dir / path.name)
+    return cached
+
+
+def _find_cached(url: str, cache_dir: Path) -> Path | None:
     # The package's own look-up asks the server first, so that a filled cache is no use on a node without network.
     for metadata_path in sorted(cache_dir.glob("*.json")):
         if json.loads(metadata_path.read_text("utf-8"))["url"] == url:
             return metadata_path.with_suffix("")
-    return Path(cached_path(url, cache_dir=cache_dir))
+    return None
 
 
 def load_config(path: Path) -> tuple[BigGANConfig, tuple[str, ...] | None, str]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...manifests.errors import FormatError, GenintError
+from ...manifests.lock import one_after_another
 from ..networks.weights import cache_folder, load_weights
 
 VGG16_URL = "https://download.pytorch.org/models/vgg16-397923af.pth"
@@ -138,8 +139,10 @@ def download_vgg(url: str) -> Path:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            # Checks the digest that the name ends with, and renames only what is whole.
-            torch.hub.download_url_to_file(url, str(path), hash_prefix=digest, progress=False)
+            with one_after_another(path.with_name(f"{path.name}.lock")):
+                if not path.exists():  # another process may have fetched it meanwhile
+                    # Checks the digest that the name ends with, and renames only what is whole.
+                    torch.hub.download_url_to_file(url, str(path), hash_prefix=digest, progress=False)
         except (OSError, RuntimeError) as error:
             raise GenintError(
                 f"{name}: cannot download {url} (about 540 MB): {error}; put the file on this machine and give it with "
