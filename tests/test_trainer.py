@@ -13,7 +13,7 @@ import pytest
 import torch
 from genint.manifests.errors import GenintError, UsageError
 from genint.train.configuration import Configuration, load_configuration
-from genint.train.distributed import Ranks, join
+from genint.train.distributed import LostRank, Ranks, join
 from genint.train.inputs import open_inputs
 from genint.train.learner import Learner
 from genint.train.plan import plan_stages
@@ -301,16 +301,22 @@ def test_two_processes_learn_what_one_does_and_go_on_with_its_run(reference: Pat
 
 
 def main(dataset: str, out: str) -> None:
-    """One rank: learn three steps, then go on with a run."""
+    """One rank: learn three steps, then go on with a run that is in the first rank's folder alone."""
     with join("cpu") as ranks:
         for accumulate in (1, 2):
             torch.save(learn(Path(dataset), ranks, accumulate), Path(out) / f"{ranks.rank}-{accumulate}.pt")
         configuration = configure(*RESUMED)
-        steps = [
-            report.step
-            for report in train(configuration, open_inputs(configuration, [dataset]), Path(out) / "run", ranks)
-        ]
+        folder = Path(out) / ("run" if ranks.is_main else f"local-{ranks.rank}")
+        steps = [report.step for report in train(configuration, open_inputs(configuration, [dataset]), folder, ranks)]
         assert steps == [2, 3, 4]
+        # Whatever else differs is said by all, before anything is done.
+        other = configure(*RESUMED, f"seed={ranks.rank}")
+        with pytest.raises(UsageError, match="seed: 0 on rank 0, 1 on rank 1; give each the same command"):
+            next(train(other, open_inputs(other, [dataset]), Path(out) / "other", ranks))
+        assert not (Path(out) / "other").exists()
+        # A folder that the first rank refuses ends all of them, not the others in a wait for it.
+        with pytest.raises(UsageError if ranks.is_main else LostRank):
+            next(train(configuration, open_inputs(configuration, [dataset]), Path(out), ranks))
 
 
 if __name__ == "__main__":

@@ -2,18 +2,21 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed
 
 from ..manifests.device import choose_device
-from ..manifests.errors import GenintError
+from ..manifests.errors import GenintError, UsageError, shorten
 
 # How gloo and nccl say that another process is gone.
 GONE = re.compile(r"Connection (closed|reset)|Broken pipe|Socket Timeout|NCCL|gloo|ProcessGroup", re.IGNORECASE)
+
+T = TypeVar("T")
 
 
 class LostRank(GenintError):
@@ -48,6 +51,43 @@ class Ranks:
         if self.world_size > 1:
             distributed.barrier()
 
+    def share(self, read: Callable[[], T]) -> T:
+        """What the first rank reads, for all of them: it alone calls `read`, whose files may be others elsewhere.
+
+        What that raises ends all: LostRank on the others.
+        """
+        if self.world_size == 1:
+            return read()
+        told: list[Any] = [None, None]
+        if self.is_main:
+            try:
+                told[0] = read()
+            except (GenintError, OSError) as error:
+                told[1] = error
+        with self.together():
+            distributed.broadcast_object_list(told, src=0)
+        value, failure = told
+        if failure is not None:
+            raise failure if self.is_main else LostRank("the first process of the run says why it ends")
+        result: T = value
+        return result
+
+    def agree(self, facts: Mapping[str, Any]) -> None:
+        """Raise UsageError, on every rank, that names the first of these facts in which two ranks differ."""
+        if self.world_size == 1:
+            return
+        found: list[Any] = [None] * self.world_size
+        with self.together():
+            distributed.all_gather_object(found, dict(facts))
+        for rank, theirs in enumerate(found):
+            for key in sorted(facts.keys() | theirs.keys() | found[0].keys()):
+                ours, other = found[0].get(key, "absent"), theirs.get(key, "absent")
+                if ours != other:
+                    raise UsageError(
+                        f"the processes of the run differ: {key}: {shorten(ours)} on rank 0, {shorten(other)} on rank "
+                        f"{rank}; give each the same command and the same data"
+                    )
+
     @contextmanager
     def together(self) -> Iterator[None]:
         """Work that needs all ranks. Raises LostRank where one of them is gone."""
@@ -63,9 +103,11 @@ class Ranks:
 
 def rank_device(request: str, local_rank: int = 0) -> torch.device:
     """The device of `--device`; plain `cuda` is this rank's own GPU. Raises UsageError where there is none such."""
-    chosen = torch.device(choose_device(request, torch.cuda.device_count()))
+    count = torch.cuda.device_count()
+    chosen = torch.device(choose_device(request, count))
     if chosen.type == "cuda" and chosen.index is None:
-        return torch.device(choose_device(f"cuda:{local_rank}", torch.cuda.device_count()))
+        # Some launchers (Slurm's --gpus-per-task) show each process its own GPU alone.
+        return torch.device(choose_device(f"cuda:{local_rank if count != 1 else 0}", count))
     return chosen
 
 
@@ -76,12 +118,15 @@ def join(device: str) -> Iterator[Ranks]:
     chosen = rank_device(device, int(os.environ.get("LOCAL_RANK", "0")))
     if chosen.type == "cuda":
         torch.backends.cudnn.benchmark = True  # shapes stay; results on a GPU are not exact to the bit either way
+        # Whoever asks for the current device, such as the thread that pins memory, is else on the first GPU.
+        torch.cuda.set_device(chosen)
     if world_size == 1:
         yield Ranks(0, 1, chosen)
         return
     if chosen.type == "cuda":
-        torch.cuda.set_device(chosen)
-    distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+        distributed.init_process_group("nccl", device_id=chosen)
+    else:
+        distributed.init_process_group("gloo")
     try:
         yield Ranks(distributed.get_rank(), world_size, chosen)
     finally:

@@ -54,6 +54,15 @@ class Settings:
     verify: bool = True
     skip_unreadable: bool = False
 
+    def shared(self) -> dict[str, Any]:
+        """Those that say when ranks wait for one another, by flag."""
+        return {
+            "--accumulate": self.accumulate,
+            "--save-every": self.save_every,
+            "--validate-every": self.validate_every,
+            "--skip-unreadable": self.skip_unreadable,
+        }
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -126,7 +135,7 @@ def train(
     """
     # What is to be done, and whether the folder is for it.
     folder = RunFolder(out)
-    folder.check()
+    ranks.share(folder.check)
     plans = plan_stages(configuration, inputs)
     check_parts(configuration, plans, ranks.world_size * settings.accumulate)
     torch.manual_seed(int(random_words(configuration.seed, "initial weights", count=1)[0] >> 1))
@@ -140,12 +149,13 @@ def train(
         init_sha256, said = initialise(model, configuration.arch, configuration.init)
         notes += tuple(f"--init {configuration.init}: {note}" for note in said)
     identity = identify(configuration, inputs, init_sha256)
-    folder.check_same(configuration, identity)
+    ranks.agree({**identity, **settings.shared(), "genint": version("genint"), "torch": torch.__version__})
+    ranks.share(lambda: folder.check_same(configuration, identity))
     if not settings.skip_unreadable:
         inputs.check()
 
     # Where an earlier run stopped.
-    content = folder.load_last()
+    content = ranks.share(folder.load_last)
     saved, interval, best = None, Interval(), -1.0
     if content is not None:
         saved = read_training(content, out / LAST)
@@ -156,7 +166,6 @@ def train(
     total_steps = plans[-1].stop
     if step > total_steps:
         raise UsageError(f"--out {out}: the run is at step {step:,} already, beyond the {total_steps:,} asked for")
-    ranks.wait()  # until all have looked at the folder
 
     stop_requests = StopRequests()
 
@@ -216,6 +225,7 @@ def train(
         recorded = configuration.without_places()
         if ranks.is_main:
             folder.create(recorded, identity)
+        out.mkdir(parents=True, exist_ok=True)  # where it is not the first rank's: for what each rank cannot read
         finished = step == total_steps and not due
         yield replace(progress(), finished=finished)
         if finished:
