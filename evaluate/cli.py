@@ -46,6 +46,17 @@ out_option = click.option(
     "--out", required=True, type=click.Path(path_type=Path), help="Folder of results.json and index.html; added to."
 )
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+
+
+def pick_device(request: str) -> str:
+    """The device that `--device` asks for. Raises UsageError where it is not there."""
+    import torch
+
+    from ..manifests.device import choose_device
+
+    return choose_device(request, torch.cuda.device_count())
+
+
 batch_option = click.option("--batch-size", default=64, show_default=True, type=click.IntRange(1, 65536))
 workers_option = click.option(
     "--workers", default=0, show_default=True, type=click.IntRange(0, MOST_WORKERS), help="Processes that decode."
@@ -123,15 +134,12 @@ def run(
                 f"{MINI_DATASET}"
             )
         datasets = (MINI_DATASET,)
-    import torch
-
-    from ..manifests.device import choose_device
     from .report.report import accuracy_lines
     from .report.results import open_results
     from .run import load_candidates, make_corrupted, measure, open_test_sets
     from .test_sets.streams import open_streams
 
-    chosen = choose_device(device, torch.cuda.device_count())
+    chosen = pick_device(device)
     candidates = load_candidates(checkpoints)
     test_sets = open_test_sets([*(f"shards={dataset}" for dataset in datasets), *wanted], group_by)
     with open_results(out) as results:
@@ -233,13 +241,10 @@ def correlation(
     predictor: str, distributions: tuple[str, ...], test: str, images: int, epochs: int, out: Path, device: str
 ) -> None:
     """How much labels can be told from nuisances in each training distribution (Figure 3)."""
-    import torch
-
-    from ..manifests.device import choose_device
     from .analyses.correlation import analyse_correlation
     from .report.results import open_results
 
-    chosen = choose_device(device, torch.cuda.device_count())
+    chosen = pick_device(device)
     with open_results(out) as results:
         results.analyses["correlation"] = analyse_correlation(
             predictor, distributions, test, images, epochs, out, chosen
@@ -265,18 +270,22 @@ def correlation(
 @click.option("--reduction", default="max", show_default=True, type=click.Choice(["max", "logmeanexp"]))
 @click.option("--dictionary-size", default=500, show_default=True, type=click.IntRange(min=1), help="Images a class.")
 @out_option
+@device_option
 def causal_bound(
     checkpoint: str, datasets: tuple[str, ...], stream: str, queries: str, score: str, reduction: str,
-    dictionary_size: int, out: Path,
+    dictionary_size: int, out: Path, device: str,
 ) -> None:  # fmt: skip
     """log P(x|z) of interventions that differ in t, k and s (Figures 5 and 6), and Theorem 1's bound."""
     from ..train.checkpoint import load_classifier
     from .analyses.causal_bound import analyse_causal_bound
     from .report.results import open_results
 
+    chosen = pick_device(device)
     pairs = [text.partition("=") for text in datasets]
     trained = {location: load_classifier(run) for location, separator, run in pairs if separator}
     classifier = load_classifier(checkpoint)
+    for own in (classifier, *trained.values()):
+        own.model.to(chosen)
     with open_results(out) as results:
         results.analyses["causal-bound"] = analyse_causal_bound(
             classifier, [location for location, _, _ in pairs], stream, queries, trained,
@@ -300,17 +309,19 @@ def causal_bound(
 @click.option("--images", default=4000, show_default=True, type=click.IntRange(min=1), help="Of each distribution.")
 @click.option("--epochs", default=8, show_default=True, type=click.IntRange(min=1), help="Of the reader.")
 @out_option
+@device_option
 def nuisances(
     reader: str, reference: str, held_out: tuple[str, ...], distributions: tuple[str, ...], images: int, epochs: int,
-    out: Path,
+    out: Path, device: str,
 ) -> None:  # fmt: skip
     """The true dependence of nuisances and labels, in the mini world, where nuisances can be read."""
     from .analyses.nuisances import analyse_nuisances
     from .report.results import open_results
 
+    chosen = pick_device(device)
     with open_results(out) as results:
         results.analyses["nuisances"] = analyse_nuisances(
-            reader, reference, held_out, distributions, images, epochs, out
+            reader, reference, held_out, distributions, images, epochs, out, chosen
         )
         finish(out, results)
 
@@ -324,15 +335,20 @@ def nuisances(
     "--layer", metavar="NAME", help="Module whose channels are weighted, of every checkpoint.  [default: the last map]"
 )
 @out_option
+@device_option
 def grad_cam(
-    checkpoints: tuple[str, ...], streams: tuple[str, ...], images: int, show: int, layer: str | None, out: Path
-) -> None:
+    checkpoints: tuple[str, ...], streams: tuple[str, ...], images: int, show: int, layer: str | None, out: Path,
+    device: str,
+) -> None:  # fmt: skip
     """Where classifiers look, and how much of it is the object (Figure 7)."""
     from .analyses.grad_cam import analyse_attention
     from .report.results import open_results
     from .run import load_candidates
 
+    chosen = pick_device(device)
     classifiers = [(candidate.name, candidate.classifier) for candidate in load_candidates(checkpoints)]
+    for _, classifier in classifiers:
+        classifier.model.to(chosen)
     with open_results(out) as results:
         results.analyses["grad-cam"] = analyse_attention(classifiers, streams, images, show, out, layer)
         finish(out, results)

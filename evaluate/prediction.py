@@ -194,10 +194,11 @@ def match_classes(test_set: TestSet, classifier: Classifier) -> NDArray[np.int32
 
 class Cache:
     """Predictions in a folder, one file for each classifier (by its file's sha256), test set (by digest, what would be
-    read now, and protocol), preprocessing and precision."""
+    read now, and protocol), preprocessing, precision, and environment: device and versions that decide a number."""
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
+    def __init__(self, folder: str | os.PathLike[str], environment: Mapping[str, str]) -> None:
         self.folder = Path(folder)
+        self.environment = dict(environment)
 
     def entry(self, classifier: Classifier, test_set: TestSet, precision: Precision) -> "CacheEntry":
         """The place of one prediction. Ask before images are read: what is written meanwhile is of another entry.
@@ -217,6 +218,7 @@ class Cache:
             "protocol": test_set.protocol,
             "groups": _digest(test_set.groups),
             "precision": precision,
+            "environment": self.environment,
         }
         return CacheEntry(self.folder / f"{_digest(identity)}.npz", identity, len(test_set))
 

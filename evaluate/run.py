@@ -166,7 +166,7 @@ def measure(
     results.differences = [e for e in results.differences if e.test_set not in sets]
     baseline: dict[str, Predictions] = {}
     share_photos = {name: _share_photos([s for s in corrupted if copy_name(s) == name]) for name in copies}
-    cache = Cache(folder / CACHE)
+    cache = Cache(folder / CACHE, environment)
     for candidate in candidates:
         found = predict_sets(candidate.classifier, test_sets, cache, batch_size, workers, device, precision)
         wrong: dict[str, dict[str, dict[int, Hits]]] = defaultdict(lambda: defaultdict(dict))

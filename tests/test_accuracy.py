@@ -207,11 +207,11 @@ def test_bf16_answers_as_fp32_where_classes_are_far_apart() -> None:
 def test_interrupted_evaluation_goes_on_where_it_was(tmp_path: Path) -> None:
     sets = [replace(Pictures(count=10 + number), name=f"set-{number}") for number in range(6)]
     first = Oracle()
-    run = predict_sets(classifier(first), sets, Cache(tmp_path), batch_size=64)
+    run = predict_sets(classifier(first), sets, Cache(tmp_path, {}), batch_size=64)
     before = [next(run) for _ in range(4)]
     run.close()
     second = Oracle()
-    after = list(predict_sets(classifier(second), sets, Cache(tmp_path), batch_size=64))
+    after = list(predict_sets(classifier(second), sets, Cache(tmp_path, {}), batch_size=64))
     assert (first.batches, second.batches) == (4, 2)
     assert [test_set.name for test_set, _ in after] == [test_set.name for test_set in sets]
     for (_, earlier), (_, later) in zip(before, after[:4], strict=True):
@@ -234,14 +234,15 @@ def test_a_killed_worker_and_a_temporary_folder_without_sockets_are_one_line(
         predict(classifier(Oracle()), Pictures(), workers=1)
 
 
-def test_cache_is_for_one_checkpoint_set_protocol_and_precision(tmp_path: Path) -> None:
-    cache, one, pictures = Cache(tmp_path), classifier(Oracle()), Pictures()
+def test_cache_is_for_one_checkpoint_set_protocol_precision_and_device(tmp_path: Path) -> None:
+    cache, one, pictures = Cache(tmp_path, {}), classifier(Oracle()), Pictures()
     cache.entry(one, pictures, "fp32").save(predict(one, pictures))
     assert cache.entry(one, pictures, "fp32").load() is not None
     assert cache.entry(one, pictures, "bf16").load() is None
     assert cache.entry(replace(one, sha256="1" * 64), pictures, "fp32").load() is None
     assert cache.entry(replace(one, preprocessing=replace(PLAIN, crop=3)), pictures, "fp32").load() is None
     assert cache.entry(one, replace(pictures, protocol="zoomed"), "fp32").load() is None
+    assert Cache(tmp_path, {"device": "cuda: NVIDIA H200"}).entry(one, pictures, "fp32").load() is None
     assert cache.entry(one, replace(pictures, count=39), "fp32").load() is None
 
 
@@ -250,7 +251,7 @@ def test_cache_is_for_the_files_as_they_were_read(tmp_path: Path) -> None:
         (tmp_path / "set" / label).mkdir(parents=True)
         for number in range(40):
             Image.new("RGB", (4, 4)).save(tmp_path / "set" / label / f"{number:02d}.png")
-    cache, one = Cache(tmp_path / "kept"), classifier(Constant())
+    cache, one = Cache(tmp_path / "kept", {}), classifier(Constant())
     (pictures,) = open_test_set(f"folder={tmp_path / 'set'}")
     assert isinstance(pictures, FileSet)
     before = cache.entry(one, pictures, "fp32").path
@@ -265,7 +266,7 @@ def test_cache_is_for_the_files_as_they_were_read(tmp_path: Path) -> None:
 
 def test_damaged_cache_entry_is_made_again(tmp_path: Path) -> None:
     one, pictures = classifier(Oracle()), Pictures()
-    entry = Cache(tmp_path).entry(one, pictures, "fp32")
+    entry = Cache(tmp_path, {}).entry(one, pictures, "fp32")
     entry.save(predict(one, pictures))
     entry.path.write_bytes(entry.path.read_bytes()[:100])
     assert entry.load() is None

@@ -142,13 +142,15 @@ def test_all_sets_run_in_one_process_and_go_on_after_an_interrupt(small_release:
     plain = Preprocessing(resize=256, crop=2, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     first, second = Noisy(), Noisy()
     sets = open_test_set(f"imagenet-c={small_release}")
-    run = predict_sets(Classifier("noisy", first.eval(), "toy", WNIDS, plain, "0" * 64), sets, Cache(tmp_path / "kept"))
+    run = predict_sets(
+        Classifier("noisy", first.eval(), "toy", WNIDS, plain, "0" * 64), sets, Cache(tmp_path / "kept", {})
+    )
     for _ in range(30):
         next(run)
     run.close()
     errors: dict[str, list[float]] = {corruption: [] for corruption in TEST_CORRUPTIONS}
     again = Classifier("noisy", second.eval(), "toy", WNIDS, plain, "0" * 64)
-    for one, found in predict_sets(again, sets, Cache(tmp_path / "kept")):
+    for one, found in predict_sets(again, sets, Cache(tmp_path / "kept", {})):
         assert isinstance(one, CorruptionSet)
         errors[one.corruption].append(1 - float(found.hit1.mean()))
     assert (first.batches, second.batches) == (30, 45)

@@ -424,3 +424,20 @@ def test_numbers_of_another_checkpoint_of_the_same_name_are_dropped_and_predicti
     assert "mine: another checkpoint had this name" in error
     (left,) = load_results(tmp_path / "out").accuracy
     assert left.test_set.endswith("/observational")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["run", "--checkpoint=x", "--shards=x"],
+        ["correlation", "--predictor=x:y", "--distribution=x:y", "--test=x:y"],
+        ["causal-bound", "--checkpoint=x", "--shards=x", "--queries=x:y"],
+        ["nuisances", "--reader=x:y", "--reference=x:y", "--held-out=x:y", "--distribution=x:y"],
+        ["grad-cam", "--checkpoint=x", "--shards=x:y"],
+    ],
+)
+def test_every_measurement_takes_a_device_and_refuses_one_that_is_not_there(evaluate, tmp_path, command):
+    code, _, error = evaluate(*command, "--out", tmp_path / "out", "--device", "cuda:99")
+    assert code == 2
+    assert "--device cuda:99: this process sees" in error
+    assert not (tmp_path / "out").exists()

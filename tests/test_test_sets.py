@@ -175,7 +175,7 @@ def test_label_that_is_none_of_the_streams_is_named_with_its_sample(reference: P
 
 def test_altered_shard_is_no_more_what_was_predicted_of(reference: Path, tmp_path: Path) -> None:
     shutil.copytree(reference, tmp_path / "dataset")
-    cache, reader = Cache(tmp_path / "cache"), oracle(*CLASSES)
+    cache, reader = Cache(tmp_path / "cache", {}), oracle(*CLASSES)
     (stream,) = open_test_set(f"shards={tmp_path / 'dataset'}:natural")
     assert cache.entry(reader, stream, "fp32").load() is None
     shard = next((tmp_path / "dataset").glob("natural/*/*.tar"))

@@ -212,8 +212,9 @@ def _sd() -> NDArray[np.float64]:
 
 
 def analyse_nuisances(
-    reader: str, reference: str, held_out: Sequence[str], streams: Sequence[str], limit: int, epochs: int, folder: Path
-) -> Analysis:
+    reader: str, reference: str, held_out: Sequence[str], streams: Sequence[str], limit: int, epochs: int, folder: Path,
+    device: str = "cpu",
+) -> Analysis:  # fmt: skip
     """The true dependence of nuisances and labels in streams of the mini world."""
     preprocessing = stream_preprocessing([reader, reference, *held_out, *streams])
     measured = list(load_distributions(streams, preprocessing, limit))
@@ -222,7 +223,7 @@ def analyse_nuisances(
     compared = load_images(reference, preprocessing, limit)
     unseen = [load_images(text, preprocessing) for text in held_out]
     check_same_classes(compared, *unseen, *measured)
-    fitted = fit_nuisance_reader(load_images(reader, preprocessing), epochs)
+    fitted = fit_nuisance_reader(load_images(reader, preprocessing), epochs, device=device)
     report = measure_dependences(fitted, parse_stream(reader)[1], compared, unseen, measured)
     save_figure(plot_dependences(report), folder / "nuisances.svg")
     errors = "; ".join(
