@@ -1,0 +1,39 @@
+"""Devices by the words of `--device`, on machines of any number of GPUs."""
+
+from pathlib import Path
+
+import pytest
+from genint.manifests import device
+from genint.manifests.device import choose_device
+from genint.manifests.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    ("request_", "num_gpus", "chosen"),
+    [("auto", 0, "cpu"), ("auto", 2, "cuda"), ("cpu", 2, "cpu"), ("cuda", 1, "cuda"), ("cuda:1", 2, "cuda:1")],
+)
+def test_a_request_names_a_device_that_is_there(request_: str, num_gpus: int, chosen: str) -> None:
+    assert choose_device(request_, num_gpus) == chosen
+
+
+@pytest.mark.parametrize(("request_", "num_gpus"), [("cuda", 0), ("cuda:1", 1), ("tpu", 1), ("cuda:", 1), ("CPU", 1)])
+def test_other_requests_are_refused(request_: str, num_gpus: int) -> None:
+    with pytest.raises(UsageError, match=f"^--device {request_}: "):
+        choose_device(request_, num_gpus)
+
+
+@pytest.mark.parametrize(("there", "num_gpus", "warned"), [(True, 0, True), (False, 0, False), (True, 1, False)])
+def test_auto_warns_where_a_gpu_goes_unused(
+    there: bool,
+    num_gpus: int,
+    warned: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    gpu = tmp_path / "nvidia0"
+    if there:
+        gpu.touch()
+    monkeypatch.setattr(device, "GPU_FILE", gpu)
+    choose_device("auto", num_gpus)
+    assert capsys.readouterr().err.startswith("warning: this machine has a GPU that PyTorch does not see") is warned
