@@ -1,5 +1,6 @@
 """A dataset on disk, finished or under way: its recipe, and the facts from which any sample can be planned."""
 
+import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -8,6 +9,7 @@ from .errors import FormatError
 from .inputs import Listing
 from .manifest import Fingerprint, GeneratorEntry, load_dataset_recipe
 from .recipe import Recipe
+from .shard import sha256_of_file
 from .sources.stream import CgnFacts, Facts, GeneratorFacts, StreamPlan, Table
 from .storage import Storage
 
@@ -22,6 +24,11 @@ class PlanEntry(Table):
     class_names: list[str] = []
     directions: str | None = None
     cgns: dict[str, CgnFacts] = {}
+
+    @property
+    def digest(self) -> str:
+        """sha256 by which processes compare what each has read."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
 
 def directions_name(generator: str, layer: str) -> str:
@@ -84,6 +91,8 @@ class Dataset:
         if not self.storage.exists(self.entry.directions):
             raise FormatError(f"{self.storage / self.entry.directions}: missing")
         with self.storage.fetched(self.entry.directions) as path:
+            if sha256_of_file(path) != self.entry.fingerprint.directions_sha256:
+                raise FormatError(f"{self.storage / self.entry.directions}: other directions than those of {PLAN}")
             return load_directions(path)
 
 

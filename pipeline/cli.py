@@ -166,7 +166,11 @@ def build_shards(
     from .shards.settle import driver_lock, gather, settle, write_derived
     from .shards.worker import WorkerSettings
 
-    if address and executor != "ray":
+    if executor == "ray":
+        from .shards.ray_executor import check_options
+
+        check_options(device, address)
+    elif address:
         raise UsageError(f"--address {address}: only with --executor ray")
     loaded = load_recipe(recipe, overrides)
     names = [loaded.stream(name).name for name in stream_names] or [stream.name for stream in loaded.streams]
@@ -187,7 +191,9 @@ def build_shards(
                 click.echo(f"not complete: {shorten(line, LONGEST_MESSAGE)}", err=True)
             reopen(dataset)
             write_derived(ingredients, storage)
-        settings = WorkerSettings(storage.absolute, worker_device, ingredients.weights, ingredients.roots)
+        settings = WorkerSettings(
+            storage.absolute, dataset.entry.digest, worker_device, ingredients.weights, ingredients.given_roots
+        )
         cores = workers or len(os.sched_getaffinity(0))
         for line in warn_of_long_work(dataset, names, worker_device, cores):
             click.echo(f"warning: {line}", err=True)
@@ -233,10 +239,11 @@ def _build(dataset: "Dataset", names: list[str], start_pool: "Callable[[], Worke
     try:
         with _interruptible(build), ProgressDisplay(dataset.recipe.name, "samples") as display:
             for progress in build.run():
-                note = f"{progress.done_shards:,} of {progress.total_shards:,} shards"
-                display.update(progress.done_samples, progress.total_samples, note)
                 if progress.message:
                     display.print(shorten(progress.message, LONGEST_MESSAGE))
+                    continue
+                note = f"{progress.done_shards:,} of {progress.total_shards:,} shards"
+                display.update(progress.done_samples, progress.total_samples, note)
     except GenintError as error:
         raise type(error)(f"{error}; to resume: {_this_command()}") from error
     finally:
@@ -273,9 +280,9 @@ def _make_pool(settings: "WorkerSettings", executor: str, workers: int | None, a
         from .shards.ray_executor import RayPool
 
         return RayPool(settings, workers, address, _end_at_once)
-    from .shards.executor import LocalPool, count_devices
+    from .shards.executor import LocalPool
 
-    return LocalPool(settings, workers or count_devices(settings.device))
+    return LocalPool(settings, workers)
 
 
 @contextmanager
@@ -400,10 +407,9 @@ def verify(dataset: str, rebuild: int | None, weights: str | None, inputs: tuple
 def _rebuild(dataset: "Dataset", manifest: "Manifest", count: int, device: str, weights: str | None) -> None:
     from .shards.environment import check_device
     from .shards.rebuild import rebuild_shards
-    from .shards.settle import find_weights
 
     failed = 0
-    for result in rebuild_shards(dataset, manifest, count, check_device(device), find_weights(dataset, weights)):
+    for result in rebuild_shards(dataset, manifest, count, check_device(device), weights):
         parameters = "equal" if result.same_parameters else "DIFFERENT"
         if result.same_bytes:
             pixels = "bytes equal"

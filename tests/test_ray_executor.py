@@ -1,5 +1,7 @@
 """The Ray executor makes the bytes of the local one, also when nodes die."""
 
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -63,6 +65,128 @@ def test_a_node_killed_under_work_is_survived(tmp_path, tiny_recipe, cluster, re
     assert (out / "SHA256SUMS").read_text() == (reference / "SHA256SUMS").read_text()
 
 
+HOLD = """
+import time, ray
+ray.init(address="{address}", namespace="others", logging_level="error", log_to_driver=False)
+@ray.remote(num_cpus=1, lifetime="detached", name="holder")
+class Holder:
+    def here(self): return 1
+ray.get(Holder.remote().here.remote())
+"""
+
+
+def start_and_wait_for_the_plan(recipe: Path, out: Path, *options: str) -> subprocess.Popen[str]:
+    """A driver that has settled all it needs, on a cluster whose nodes are still to come."""
+    build = subprocess.Popen(
+        [*DRIVER, recipe, "--out", out, "--executor", "ray", *options],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not (out / "records" / "plan.json").exists():
+        assert build.poll() is None
+        time.sleep(0.01)
+    return build
+
+
+def test_nodes_that_join_late_lack_a_library_or_work_for_others(tmp_path, tiny_recipe, cluster, reference):
+    """Of three nodes, one is another job's and one lacks a library: the third makes every shard."""
+    (tmp_path / "pytorch_pretrained_biggan.py").write_text("raise ImportError('libcudnn.so.9: cannot open')")
+    busy = cluster.add_node(num_cpus=1)
+    nodes = [busy]
+    subprocess.run([sys.executable, "-c", HOLD.format(address=cluster.address)], check=True)
+    out = tmp_path / "dataset"
+    build = start_and_wait_for_the_plan(tiny_recipe, out, "--address", cluster.address, "--workers", "3")
+    try:
+        nodes.append(cluster.add_node(num_cpus=1, env_vars={"PYTHONPATH": str(tmp_path)}))
+        nodes.append(cluster.add_node(num_cpus=1))
+        _, err = build.communicate(timeout=240)
+    finally:
+        build.kill()
+        for node in nodes:
+            cluster.remove_node(node)
+    assert build.returncode == 0, err
+    assert "cannot start: ImportError: libcudnn.so.9: cannot open" in err
+    assert " shard " not in err  # none was handed to a worker that could not make it
+    assert (out / "SHA256SUMS").read_text() == (reference / "SHA256SUMS").read_text()
+
+
+def test_a_node_with_other_weights_is_refused_and_named(tmp_path, tiny_recipe, cluster):
+    import torch
+    from genint.pipeline.biggan.generator import load_generator
+    from genint.pipeline.shards.settle import weights_location
+
+    shutil.copytree(weights_location("mini"), tmp_path / "weights")
+    out = tmp_path / "dataset"
+    # Relative: the workers have another working folder than the driver.
+    relative = os.path.relpath(tmp_path / "weights")
+    options = ["--address", cluster.address, "--workers", "1", "--weights", relative]
+    build = start_and_wait_for_the_plan(tiny_recipe, out, *options)
+    model = load_generator(tmp_path / "weights").model
+    model.generator.gen_z.bias.data += 0.01
+    torch.save(model.state_dict(), tmp_path / "weights" / "pytorch_model.bin")
+    node = cluster.add_node(num_cpus=1)
+    try:
+        _, err = build.communicate(timeout=240)
+    finally:
+        build.kill()
+        cluster.remove_node(node)
+    assert build.returncode == 1
+    assert f"a worker cannot start: {tmp_path / 'weights'}: weights " in err
+    assert "the dataset is rendered with" in err
+    assert "Traceback" not in err
+    assert not list(out.rglob("*.tar"))
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--address", "ray://head:10001"], "Ray Client is not supported; run the command on a node of the cluster"),
+        (["--address", "head:port"], "expected auto, or HOST:PORT of the cluster's head"),
+        (["--device", "cuda:1"], "with --executor ray, expected auto, cpu or cuda"),
+        (["--device", "tpu"], "with --executor ray, expected auto, cpu or cuda"),
+    ],
+)
+def test_what_a_cluster_cannot_be_asked_for_is_refused_before_work_starts(
+    tmp_path, tiny_recipe, run_cli, options, reason
+):
+    result = run_cli("build-shards", tiny_recipe, "--out", tmp_path / "dataset", "--executor", "ray", *options)
+    assert result.exit_code == 2
+    assert reason in result.err
+    assert not (tmp_path / "dataset").exists()
+
+
+def test_a_cluster_without_gpus_says_so_unless_workers_are_asked_for(tmp_path, tiny_recipe, cluster, run_cli):
+    options = ["--executor", "ray", "--address", cluster.address, "--device", "cuda"]
+    result = run_cli("build-shards", tiny_recipe, "--out", tmp_path / "dataset", *options)
+    assert result.exit_code == 1
+    assert "has no GPU; where nodes come on demand, say how many with --workers" in result.err
+
+
+def test_a_full_disk_ends_a_local_ray_in_one_line_whatever_cluster_the_environment_names(tmp_path, tiny_recipe):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(disk)]
+    able = os.geteuid() == 0 and shutil.which("mount") is not None
+    if not able or subprocess.run(mount, stderr=subprocess.DEVNULL).returncode != 0:
+        pytest.skip("a small tmpfs needs the right to mount")
+    try:
+        build = subprocess.run(
+            [*DRIVER, tiny_recipe, "--out", disk / "dataset", "--executor", "ray", "--workers", "2"],
+            capture_output=True,
+            text=True,
+            timeout=240,
+            env={**os.environ, "RAY_ADDRESS": "127.0.0.1:1"},
+        )
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+    assert build.returncode == 1
+    errors = [line for line in build.stderr.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1
+    assert "No space left on device" in errors[0]
+    assert "Traceback" not in build.stderr
+
+
 def test_no_cluster_at_the_address_is_one_line(tiny_recipe, tmp_path):
     options = ["--executor", "ray", "--address", "127.0.0.1:1"]
     build = subprocess.run(
@@ -79,7 +203,7 @@ def test_a_lost_cluster_says_so_within_a_minute_and_how_to_resume(tmp_path, tiny
     build = start_and_stop_at_the_first_record(tiny_recipe, out, "--address", lonely.address)
     try:
         (raylet,) = lonely.head_node.all_processes["raylet"]
-        actors = find_children(raylet.process.pid, "ray::Worker")
+        actors = find_children(raylet.process.pid, "ray::GenintWorker")
         assert actors
         lonely.head_node.kill_all_processes(check_alive=False, allow_graceful=False)
         # The actor notices after a moment that its node is gone; until then it would go on working for the driver.

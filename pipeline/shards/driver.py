@@ -1,24 +1,46 @@
-"""The driver: hand out shards until every one is committed."""
+"""The driver: hand out shards until every one is committed.
+
+Three rules keep one bad machine from spoiling a build. A shard is handed only to a worker that has said it is ready. A
+worker is let go after any fault but one of the data (GenintError). A shard that has failed goes to another place than
+before, as long as there is one, before it is given up; and a place where workers come to nothing gets no more of them.
+"""
 
 import concurrent.futures
 import errno
-from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+import re
+import time
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ...manifests.dataset import Dataset
 from ...manifests.errors import GenintError, shorten
 from ...manifests.manifest import Record
 from ..release.close import RecordStore
-from .executor import WorkerHandle, WorkerPool, WorkerStartError
+from .executor import Place, WorkerHandle, WorkerPool
 from .worker import Task
 
 # A shard that fails so often, or takes its worker down so often, is given up.
 MAX_FAULTS = 2
 MAX_LOSSES = 3
+# So many workers in a row that have made no shard, and their place is avoided.
+MAX_FRUITLESS = 3
 # Every further shard would fail alike.
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+# Seconds between looks at signals, and at what the pool has become.
+LOOK_EVERY = 1.0
+# Seconds after which workers that have not started are worth a word.
+WAIT_NOTICE = 60.0
+
+# Of Ray's messages.
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+Shard = tuple[str, int]
 
 
 @dataclass(frozen=True)
@@ -33,6 +55,69 @@ class Progress:
     message: str = ""
 
 
+class Tasks:
+    """Shards to hand out: fresh ones, stream after stream, each stream once those that it reads are complete; and those
+    to try again, at once where they have not failed yet, last where they have."""
+
+    def __init__(self, dataset: Dataset, missing: Mapping[str, NDArray[np.int64]]) -> None:
+        self._needs = {name: dataset.recipe.depends_on(name) for name in missing}
+        self._fresh = {name: iter(shards) for name, shards in missing.items()}
+        self._left = {name: len(shards) for name, shards in missing.items()}
+        self._unfinished = dict(self._left)
+        self._again: list[Task] = []
+        self._failed_at: defaultdict[Shard, set[Place | None]] = defaultdict(set)
+
+    @property
+    def available(self) -> int:
+        """How many could be handed out now."""
+        return len(self._again) + sum(self._left[name] for name in self._open())
+
+    def take(self, place: Place | None, places: Set[Place | None]) -> Task | None:
+        """The next shard for a worker at `place`; `places` are those of all workers that are ready."""
+        for task in self._again:
+            if place not in self._failed_at[task.stream, task.shard_index]:
+                self._again.remove(task)
+                return task
+        for name in self._open():
+            if self._left[name]:
+                self._left[name] -= 1
+                return Task(name, int(next(self._fresh[name])))
+        for task in self._again:
+            if places <= self._failed_at[task.stream, task.shard_index]:
+                self._again.remove(task)
+                return task
+        return None
+
+    def finish(self, stream: str) -> None:
+        self._unfinished[stream] -= 1
+
+    def put_back(self, task: Task, place: Place | None) -> None:
+        """A shard that failed at a place."""
+        self._failed_at[task.stream, task.shard_index].add(place)
+        self._again.append(replace(task, attempt=task.attempt + 1))
+
+    def _open(self) -> Iterator[str]:
+        """The streams whose shards may be made, in order, up to the first that has to wait."""
+        for name, needs in self._needs.items():
+            if any(self._unfinished.get(earlier) for earlier in needs):
+                return
+            yield name
+
+
+@dataclass(eq=False)
+class Hired:
+    """A worker as the driver knows it; `shards` counts those that it has made."""
+
+    handle: WorkerHandle
+    since: float = field(default_factory=time.monotonic)
+    shards: int = 0
+    noticed: bool = False
+
+    @property
+    def place(self) -> Place | None:
+        return self.handle.place
+
+
 @dataclass
 class Build:
     """One run of the driver over a settled dataset; `run` is an iterator, the caller shows, counts or stops."""
@@ -42,109 +127,161 @@ class Build:
     streams: Sequence[str]
     stopping: bool = False
     lost_workers: int = 0
-    faults: dict[tuple[str, int], str] = field(default_factory=dict)
-    made: set[tuple[str, int]] = field(default_factory=set)
-    _idle: deque[WorkerHandle] = field(default_factory=deque)
-    _running: dict[Future[Record], tuple[Task, WorkerHandle]] = field(default_factory=dict)
-    _started: int = 0
+    faults: dict[Shard, str] = field(default_factory=dict)
+    made: set[Shard] = field(default_factory=set)
+    _starting: list[Hired] = field(default_factory=list)
+    _idle: deque[Hired] = field(default_factory=deque)
+    _running: dict[Future[Record], tuple[Task, Hired]] = field(default_factory=dict)
+    _fruitless: Counter[Place | None] = field(default_factory=Counter)
+    _dead_end: str = ""
 
     def stop(self) -> None:
         """Let running shards finish and start no more. Safe in a signal handler."""
         self.stopping = True
 
     def run(self) -> Iterator[Progress]:
-        """Make every missing shard. Raises GenintError when the disk is full, no worker starts or the cluster is lost.
+        """Make every missing shard. Raises GenintError when the disk is full, or when no place is left to work at.
 
         Afterwards `made` holds the shards of this run, and `faults` those that were given up, each with its last error.
         """
         plans = {name: self.dataset.plan(name) for name in self.streams}
         store = RecordStore(self.dataset.storage)
         missing = {name: store.missing_shards(name, plan.num_shards) for name, plan in plans.items()}
-        remaining = {name: len(shards) for name, shards in missing.items()}
-        if any(remaining.values()):
+        if any(map(len, missing.values())):
             store.reopen()
-        samples = {name: sum(plan.shard_size(int(i)) for i in missing[name]) for name, plan in plans.items()}
+        samples = sum(plans[name].shard_size(int(index)) for name, shards in missing.items() for index in shards)
         total = sum(plan.count for plan in plans.values()), sum(plan.num_shards for plan in plans.values())
-        done = [total[0] - sum(samples.values()), total[1] - sum(remaining.values())]
+        done = [total[0] - samples, total[1] - sum(map(len, missing.values()))]
+        tasks = Tasks(self.dataset, missing)
+        losses: Counter[Shard] = Counter()
+        failures: Counter[Shard] = Counter()
 
-        fresh = deque((name, iter(missing[name])) for name in self.streams)
-        retries: deque[Task] = deque()
-        losses: Counter[tuple[str, int]] = Counter()
-        failures: Counter[tuple[str, int]] = Counter()
+        def progress(message: str = "", record: Record | None = None) -> Progress:
+            return Progress(done[0], total[0], done[1], total[1], record, message)
 
-        def next_task() -> Task | None:
-            if retries:
-                return retries.popleft()
-            while fresh:
-                name, shards = fresh[0]
-                if any(remaining[earlier] for earlier in self.dataset.recipe.depends_on(name) if earlier in remaining):
-                    return None
-                for shard_index in shards:
-                    return Task(name, int(shard_index))
-                fresh.popleft()
-            return None
-
-        yield Progress(done[0], total[0], done[1], total[1])
+        yield progress()
         try:
             while True:
                 # Hand out.
-                while not self.stopping and (self._idle or self._started < self.pool.num_workers):
-                    task = next_task()
-                    if task is None:
-                        break
-                    self._hand_out(task)
-                if not self._running:
+                if not self.stopping:
+                    self._start_workers(tasks.available)
+                    self._hand_out(tasks)
+                if not self._running and (self.stopping or not tasks.available):
                     return
+                if self._dead_end and not self._running and not any(hired.place for hired in self._starting):
+                    raise GenintError(self._dead_end)
                 # Collect.
-                finished, _ = concurrent.futures.wait(self._running, return_when=concurrent.futures.FIRST_COMPLETED)
-                for future in finished:
+                futures: list[Future[Any]] = [*(hired.handle.ready for hired in self._starting), *self._running]
+                concurrent.futures.wait(futures, LOOK_EVERY, concurrent.futures.FIRST_COMPLETED)
+                for message in self._welcome():
+                    yield progress(message)
+                for future in [future for future in self._running if future.done()]:
                     task, worker = self._running.pop(future)
                     shard = task.stream, task.shard_index
-                    again = Task(task.stream, task.shard_index, task.attempt + 1)
                     error = future.exception()
                     if error is None:
-                        self._idle.append(worker)
+                        self._keep(worker)
                         self.made.add(shard)
-                        remaining[task.stream] -= 1
+                        tasks.finish(task.stream)
                         done = [done[0] + plans[task.stream].shard_size(task.shard_index), done[1] + 1]
-                        yield Progress(done[0], total[0], done[1], total[1], future.result())
+                        yield progress(record=future.result())
                         continue
-                    message = describe_error(error)
-                    if isinstance(root_cause(error), WorkerStartError):
-                        raise GenintError(f"a worker cannot start: {root_cause(error)}") from error
+                    cause, reason = root_cause(error), describe_error(error)
+                    if getattr(cause, "errno", None) in DISK_ERRORS:
+                        self._idle.append(worker)
+                        raise GenintError(f"{self.dataset.storage}: {reason}; finished shards are kept") from error
                     if self.pool.is_loss(error):
-                        worker.close()
-                        self._started -= 1
                         self.lost_workers += 1
                         losses[shard] += 1
-                        given_up = losses[shard] >= MAX_LOSSES
                     else:
-                        self._idle.append(worker)
-                        if getattr(root_cause(error), "errno", None) in DISK_ERRORS:
-                            raise GenintError(f"{self.dataset.storage}: {message}; finished shards are kept") from error
                         failures[shard] += 1
-                        given_up = failures[shard] >= MAX_FAULTS
+                    given_up = failures[shard] >= MAX_FAULTS or losses[shard] >= MAX_LOSSES
                     if given_up:
-                        self.faults[shard] = message
+                        self.faults[shard] = reason
                     else:
-                        retries.append(again)
-                    yield Progress(
-                        done[0], total[0], done[1], total[1],
-                        message=f"{task.stream} shard {task.shard_index}, attempt {task.attempt}: {message}; "
-                        + ("given up" if given_up else "will be tried again"),
-                    )  # fmt: skip
+                        tasks.put_back(task, worker.place)
+                    yield progress(
+                        f"{task.stream} shard {task.shard_index}, attempt {task.attempt}, on {worker.place}: {reason}; "
+                        + ("given up" if given_up else "will be tried again")
+                    )
+                    if isinstance(cause, GenintError):
+                        self._idle.append(worker)  # the data's fault, not its own
+                    elif self._let_go(worker, MAX_FRUITLESS, f"no worker can make a shard: {reason}"):
+                        yield progress(f"{worker.place}: {MAX_FRUITLESS} workers in a row made no shard; no more there")
         finally:
-            if self._running:
+            if self._running or (self.stopping and self._starting):
                 self.pool.kill()
-            for worker in self._idle:
-                worker.close()
+            for worker in (*self._idle, *self._starting):
+                worker.handle.close()
 
-    def _hand_out(self, task: Task) -> None:
-        if not self._idle:
-            self._idle.append(self.pool.start_worker())
-            self._started += 1
-        worker = self._idle.popleft()
-        self._running[worker.submit(task)] = (task, worker)
+    def _start_workers(self, available: int) -> None:
+        """Ask for as many workers as there is work for, at most the pool's number."""
+        hired = [*self._starting, *self._idle, *(worker for _, worker in self._running.values())]
+        count = sum(not self.pool.is_avoided(worker.place) for worker in hired)
+        waiting = len(self._starting) + len(self._idle)
+        for _ in range(min(self.pool.num_workers - count, available - waiting)):
+            self._starting.append(Hired(self.pool.start_worker()))
+
+    def _hand_out(self, tasks: Tasks) -> None:
+        places = {worker.place for worker in (*self._idle, *(worker for _, worker in self._running.values()))}
+        for _ in range(len(self._idle)):
+            worker = self._idle.popleft()
+            task = tasks.take(worker.place, places)
+            if task is None:
+                self._idle.append(worker)
+            else:
+                self._running[worker.handle.submit(task)] = (task, worker)
+
+    def _welcome(self) -> Iterator[str]:
+        """Take in the workers that have started; yields what is to be said of those that have not."""
+        for worker in [worker for worker in self._starting if worker.handle.ready.done()]:
+            self._starting.remove(worker)
+            error = worker.handle.ready.exception()
+            if error is None:
+                self._idle.append(worker)
+                continue
+            reason = describe_error(error)
+            # What genint itself refuses will be refused again.
+            attempts = 1 if isinstance(root_cause(error), GenintError) else MAX_FRUITLESS
+            end = self._let_go(worker, attempts, f"a worker cannot start: {reason}")
+            # Where nobody else is at work, another attempt or the end of the build tells.
+            others = self._starting or self._idle or self._running
+            if others and (end or self._fruitless[worker.place] == 1):
+                where = f"on {worker.place}" if worker.place else "without a place yet"
+                yield f"a worker {where} cannot start: {reason}{'; no other is started there' if end else ''}"
+        late = [worker for worker in self._starting if time.monotonic() - worker.since > WAIT_NOTICE]
+        if not all(worker.noticed for worker in late):
+            for worker in late:
+                worker.noticed = True
+            unplaced = sum(worker.place is None for worker in late)
+            if unplaced:
+                asked = len(self._starting) + len(self._idle) + len(self._running)
+                yield (
+                    f"no free {self.pool.what} for {unplaced} of {asked} workers: other jobs have it, or a node is "
+                    "missing; they wait, and the others work on"
+                )
+            for place in {worker.place for worker in late} - {None}:
+                yield f"a worker on {place} has not started for {WAIT_NOTICE:.0f} s"
+
+    def _keep(self, worker: Hired) -> None:
+        """A worker that has made a shard."""
+        self._idle.append(worker)
+        worker.shards += 1
+        if worker.shards == 1:
+            self._fruitless.pop(worker.place, None)
+
+    def _let_go(self, worker: Hired, attempts: int, reason: str) -> bool:
+        """Close a worker. Returns whether its place is avoided from now on, since so many attempts came to nothing."""
+        worker.handle.close()
+        place = worker.place
+        if worker.shards or self.pool.is_avoided(place):
+            return False
+        self._fruitless[place] += 1
+        if self._fruitless[place] < attempts:
+            return False
+        if not self.pool.avoid(place):
+            self._dead_end = reason
+        return True
 
 
 def root_cause(error: BaseException) -> BaseException:
@@ -154,9 +291,11 @@ def root_cause(error: BaseException) -> BaseException:
 
 
 def describe_error(error: BaseException) -> str:
-    """An error in one line."""
+    """An error in one line: the sentence for the user, or kind and reason."""
     cause = root_cause(error)
-    lines = [line.strip() for line in str(cause).strip().splitlines()] or [""]
+    lines = [line.strip() for line in COLOURS.sub("", str(cause)).strip().splitlines() if line.strip()] or [""]
+    if isinstance(cause, GenintError):
+        return shorten(lines[0], 400)
     text = lines[0]
     if type(cause).__module__.startswith("ray.") and len(lines) > 1:
         text += f" {lines[-1]}"  # what has happened stands at the end

@@ -1,45 +1,71 @@
 """Where shards are made: in this process, or in one process a worker. (The Ray cluster is in ray_executor.py.)"""
 
-import itertools
 import multiprocessing
 import multiprocessing.connection
 import os
 import signal
+import socket
 import threading
+from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 
-from ...manifests.errors import GenintError
 from ...manifests.manifest import Record
 from .worker import Task, Worker, WorkerSettings
 
 
-def count_devices(device: str) -> int:
-    """Workers for a device on this machine: one a GPU, or one a CPU core that this process may use."""
-    if device == "cuda":
-        return torch.cuda.device_count()
-    return 1 if device.startswith("cuda") else len(os.sched_getaffinity(0))
+@dataclass(frozen=True)
+class Place:
+    """What a worker works on: a device of a machine, or a machine's processor. `node` is the cluster's name of it."""
+
+    host: str
+    device: str
+    node: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.device} of {self.host}"
 
 
 class WorkerHandle(Protocol):
-    """A started worker: one shard at a time."""
+    """A worker that was asked for: one shard at a time, once it is ready.
+
+    ready: ends when the worker has loaded and checked all that it needs, or with what kept it from starting.
+    """
+
+    ready: Future[None]
+
+    @property
+    def place(self) -> Place | None:
+        """Where it is; None as long as nobody has given it a place."""
 
     def submit(self, task: Task) -> Future[Record]: ...
 
     def close(self) -> None:
-        """Let an idle or a lost worker go."""
+        """Let a worker go, in whatever state it is."""
 
 
 class WorkerPool(Protocol):
-    """Starts workers and knows the error of a lost one from the error of a bad shard."""
+    """Starts workers and knows the error of a lost one from the error of a bad shard.
 
-    num_workers: int
+    what: what a worker takes, in words: "GPU".
+    """
+
+    what: str
+
+    @property
+    def num_workers(self) -> int:
+        """How many workers there should be at places that are not avoided."""
 
     def start_worker(self) -> WorkerHandle: ...
+
+    def avoid(self, place: Place | None) -> bool:
+        """Start no more workers at a place, None: anywhere. Returns whether another place is left."""
+
+    def is_avoided(self, place: Place | None) -> bool: ...
 
     def is_loss(self, error: BaseException) -> bool: ...
 
@@ -51,28 +77,43 @@ class WorkerPool(Protocol):
 
 
 class LocalPool:
-    """Workers on this machine: a thread of this process where there is one, else a process each."""
+    """Workers on this machine: `num_workers`, or as many on each device. A lone one on the CPU is a thread of this
+    process, others are processes: what has gone wrong on a GPU stays with a process until it ends."""
 
-    def __init__(self, settings: WorkerSettings, num_workers: int) -> None:
-        self.num_workers = num_workers
+    def __init__(self, settings: WorkerSettings, num_workers: int | None = None, per_device: int = 1) -> None:
         self._settings = settings
-        self._numbers = itertools.count()
+        devices = list_devices(settings.device)
+        total = num_workers or per_device * (len(devices) if settings.device != "cpu" else count_cores())
+        # By device, in turns: workers may be more than devices, and a successor takes its predecessor's.
+        self._wanted = Counter(devices[number % len(devices)] for number in range(total))
+        self._started: Counter[str] = Counter()
+        self._alone = total == 1 and settings.device == "cpu"
+        self.what = "CPU" if settings.device == "cpu" else "GPU"
+
+    @property
+    def num_workers(self) -> int:
+        return self._wanted.total()
 
     def start_worker(self) -> WorkerHandle:
-        if self.num_workers == 1:
-            _start(self._settings)
-            return _LocalWorker(ThreadPoolExecutor(1))
-        settings = self._settings
-        if settings.device == "cuda":
-            # The numbers of lost workers come round again.
-            settings = replace(settings, device=f"cuda:{next(self._numbers) % self.num_workers}")
-        # Spawned, not forked: torch and CUDA do not survive a fork.
-        context = multiprocessing.get_context("spawn")
-        start = partial(_start_process, settings)
-        return _LocalWorker(ProcessPoolExecutor(1, mp_context=context, initializer=start))
+        device = min(self._wanted, key=lambda device: self._started[device] - self._wanted[device])
+        self._started[device] += 1
+        settings, place = replace(self._settings, device=device), Place(socket.gethostname(), device)
+
+        def give_back() -> None:
+            self._started[device] -= 1
+
+        return (_ThreadWorker if self._alone else _ProcessWorker)(settings, place, give_back)
+
+    def avoid(self, place: Place | None) -> bool:
+        for device in [place.device] if place else list(self._wanted):
+            del self._wanted[device]
+        return bool(self._wanted)
+
+    def is_avoided(self, place: Place | None) -> bool:
+        return place is not None and place.device not in self._wanted
 
     def is_loss(self, error: BaseException) -> bool:
-        return isinstance(error, BrokenExecutor) and self.num_workers > 1
+        return isinstance(error, BrokenExecutor)
 
     def kill(self) -> None:
         for process in multiprocessing.active_children():
@@ -82,37 +123,68 @@ class LocalPool:
         """Nothing outlives the workers."""
 
 
-class _LocalWorker:
-    def __init__(self, executor: Executor) -> None:
-        self._executor = executor
+def list_devices(device: str) -> list[str]:
+    """The devices of this machine that a request for `cpu`, `cuda` or `cuda:N` means."""
+    return [f"cuda:{number}" for number in range(torch.cuda.device_count())] if device == "cuda" else [device]
 
-    def submit(self, task: Task) -> Future[Record]:
-        return self._executor.submit(_make_shard, task)
+
+def count_cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+class _LocalWorker:
+    """A worker behind an executor of one thread or process."""
+
+    ready: Future[None]
+
+    def __init__(self, executor: Executor, place: Place, give_back: Callable[[], None]) -> None:
+        self._executor = executor
+        self._give_back = give_back
+        self.place = place
 
     def close(self) -> None:
         self._executor.shutdown()
+        self._give_back()
 
 
-class WorkerStartError(GenintError):
-    """What kept a worker from starting; it would keep every other one."""
+class _ThreadWorker(_LocalWorker):
+    def __init__(self, settings: WorkerSettings, place: Place, give_back: Callable[[], None]) -> None:
+        super().__init__(ThreadPoolExecutor(1), place, give_back)
+        self.ready = self._executor.submit(self._start, settings)
+
+    def _start(self, settings: WorkerSettings) -> None:
+        self._worker = Worker(settings)
+
+    def submit(self, task: Task) -> Future[Record]:
+        return self._executor.submit(lambda: self._worker.make_shard(task))
 
 
-_settings: WorkerSettings
-_worker: Worker | None = None
+class _ProcessWorker(_LocalWorker):
+    def __init__(self, settings: WorkerSettings, place: Place, give_back: Callable[[], None]) -> None:
+        # Spawned, not forked: torch and CUDA do not survive a fork.
+        context = multiprocessing.get_context("spawn")
+        super().__init__(ProcessPoolExecutor(1, mp_context=context, initializer=_begin_process), place, give_back)
+        self.ready = self._executor.submit(_start, settings)
+
+    def submit(self, task: Task) -> Future[Record]:
+        try:
+            return self._executor.submit(_make_shard, task)
+        except BrokenExecutor as error:  # ended while it was idle
+            lost: Future[Record] = Future()
+            lost.set_exception(error)
+            return lost
 
 
-def _start(settings: WorkerSettings) -> None:
-    # The worker itself waits for its first shard: what an initializer raises ends in tracebacks and a broken pool.
-    global _settings, _worker
-    _settings, _worker = settings, None
+# Of a worker's process.
+_worker: Worker
 
 
-def _start_process(settings: WorkerSettings) -> None:
+def _begin_process() -> None:
     # Ctrl-C reaches the whole process group; the driver alone decides, so that running shards can finish.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # A pool's process waits for work for ever, also for a driver that was killed.
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _start(settings)
 
 
 def _end_with_parent() -> None:
@@ -122,11 +194,10 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _make_shard(task: Task) -> Record:
+def _start(settings: WorkerSettings) -> None:
     global _worker
-    if _worker is None:
-        try:
-            _worker = Worker(_settings)
-        except (GenintError, OSError, RuntimeError) as error:
-            raise WorkerStartError(str(error)) from error
+    _worker = Worker(settings)
+
+
+def _make_shard(task: Task) -> Record:
     return _worker.make_shard(task)

@@ -13,7 +13,6 @@ from ...manifests.pictures import decode_picture
 from ...manifests.randomness import Permutation
 from ...manifests.shard import load_index, make_index, read_sample
 from ...manifests.verification import compare_parameters
-from .settle import find_roots
 from .worker import Task, Worker, WorkerSettings
 
 
@@ -40,7 +39,9 @@ def rebuild_shards(
     wanted = {shards[int(i)] for i in order}
     with tempfile.TemporaryDirectory() as scratch:
         _copy_plan(dataset, Path(scratch))
-        settings = WorkerSettings(scratch, device, weights, find_roots(dataset), dataset.storage.absolute)
+        settings = WorkerSettings(
+            scratch, dataset.entry.digest, device, weights, dataset.roots, dataset.storage.absolute
+        )
         worker = Worker(settings)
         for entry in manifest.streams:
             for record in read_records(dataset.storage, entry):

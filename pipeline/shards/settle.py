@@ -13,7 +13,7 @@ from pytorch_pretrained_biggan import BigGAN, BigGANConfig
 
 from ...manifests.dataset import PLAN, Dataset, PlanEntry, directions_name, input_name
 from ...manifests.directions import Directions, first_directions, load_directions, save_directions
-from ...manifests.errors import FormatError, UsageError, shorten
+from ...manifests.errors import FormatError, GenintError, UsageError, shorten
 from ...manifests.inputs import imagenet_wnids
 from ...manifests.lock import only_process
 from ...manifests.manifest import MANIFEST, RECIPE, RECORDS, Fingerprint, GeneratorEntry, Input, load_dataset_recipe
@@ -34,13 +34,17 @@ LOCK = f"{RECORDS}/driver.lock"
 
 @dataclass(frozen=True)
 class Ingredients:
-    """What a recipe is made of, loaded and checked, before anything is written."""
+    """What a recipe is made of, loaded and checked, before anything is written.
+
+    weights: what the user has given for the generator, from any working folder; bound: names of inputs that they have.
+    """
 
     recipe: Recipe
     weights: str | None
     generator: LoadedGenerator | None
     facts: Facts
     networks: dict[str, Path]
+    bound: frozenset[str]
     untrained: BigGAN | None = None  # in place of weights that are not at hand, for timing alone
 
     @property
@@ -50,10 +54,16 @@ class Ingredients:
         return {**{name: listing.root for name, listing in self.facts.inputs.items()}, **networks}
 
     @property
+    def given_roots(self) -> dict[str, str]:
+        """Those that the user has given: the same on every machine, while each finds the others by itself."""
+        return {name: root for name, root in self.roots.items() if name in self.bound}
+
+    @property
     def stand_ins(self) -> list[str]:
         """Networks that random weights stand for, by name; none but for timing."""
         absent = [name for name in self.recipe.network_inputs() if name not in self.networks]
-        return [*([self.weights] if self.untrained is not None and self.weights else []), *absent]
+        untrained = self.recipe.generator if self.untrained is not None else None
+        return [*([self.weights or untrained.name] if untrained else []), *absent]
 
     @property
     def model(self) -> BigGAN | None:
@@ -83,7 +93,8 @@ def gather(
         if name in recipe.listed_inputs():
             listings[name] = list_input(kind, bound[name], name)
 
-    location: str | None = None
+    if weights is not None and weights not in PUBLISHED_CONFIGS and Path(weights).is_dir():
+        weights = str(Path(weights).resolve())
     generator: LoadedGenerator | None = None
     untrained: BigGAN | None = None
     facts = None
@@ -116,7 +127,7 @@ def gather(
     for stream in recipe.streams:
         stream.check(everything)
     networks |= find_networks(recipe, "weights", bound, known_only=timing_only)
-    ingredients = Ingredients(recipe, location, generator, everything, networks, untrained)
+    ingredients = Ingredients(recipe, weights, generator, everything, networks, frozenset(bound), untrained)
     for stream in recipe.streams:
         if stream.source in CHECKS:
             CHECKS[stream.source](stream, everything, ingredients.roots)
@@ -152,8 +163,19 @@ def network_digest(path: Path) -> str:
     return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
+def check_plan(dataset: Dataset, digest: str) -> None:
+    """Raise GenintError where a dataset is not, or not as a whole, the one whose plan has that digest."""
+    if dataset.entry.digest != digest:
+        raise GenintError(f"{dataset.storage}: not the dataset of this build; is it one folder on every machine?")
+    if dataset.recipe.flatten() != dataset.entry.fingerprint.recipe:
+        raise GenintError(f"{dataset.storage / RECIPE}: another recipe than that of {PLAN}")
+
+
 def find_roots(dataset: Dataset) -> dict[str, str]:
-    """Where the inputs of a dataset are here. Raises UsageError where network weights at hand are others."""
+    """Where the inputs of a dataset are here. Raises UsageError where one is missing, or network weights are others."""
+    for name in dataset.recipe.listed_inputs():
+        if name in dataset.roots and not Path(dataset.roots[name]).exists():
+            raise UsageError(f"--input {name}={dataset.roots[name]}: nothing there on this machine")
     networks: dict[str, Path] = {}
     for kind in NETWORK_KINDS:
         networks |= find_networks(dataset.recipe, kind, dataset.roots)
@@ -161,7 +183,7 @@ def find_roots(dataset: Dataset) -> dict[str, str]:
         expected = dataset.entry.fingerprint.inputs[name].sha256
         found = network_digest(path)
         if found != expected:
-            raise UsageError(f"{path}: weights {found[:12]}, the dataset was rendered with {expected[:12]}")
+            raise UsageError(f"{path}: weights {found[:12]}, the dataset is rendered with {expected[:12]}")
     return {**dataset.roots, **{name: str(path) for name, path in networks.items()}}
 
 
@@ -176,16 +198,23 @@ def weights_location(name: str) -> str:
     return str(files("genint.pipeline") / "data" / "mini-generator") if name == MINI_GENERATOR else name
 
 
-def find_weights(dataset: Dataset, weights: str | None) -> str | None:
-    """The weights a dataset was rendered with. Raises UsageError where those at hand are others."""
-    entry = dataset.entry.generator
+def open_generator(dataset: Dataset, weights: str | None) -> LoadedGenerator | None:
+    """The generator a dataset is rendered with, from the folder `weights` or where it is found here; None: it has none.
+
+    Raises UsageError where the files at hand are others.
+    """
+    entry, fingerprint = dataset.entry.generator, dataset.entry.fingerprint
     if entry is None:
         return None
     location = weights or weights_location(entry.name)
-    found = load_generator(location).weights_sha256
-    if found != entry.weights_sha256:
-        raise UsageError(f"{location}: weights {found[:12]}, the dataset was rendered with {entry.weights_sha256[:12]}")
-    return location
+    found = load_generator(location)
+    for what, ours, theirs in (
+        ("weights", found.weights_sha256, fingerprint.weights_sha256),
+        ("configuration", found.config_sha256, fingerprint.config_sha256),
+    ):
+        if ours != theirs:
+            raise UsageError(f"{location}: {what} {ours[:12]}, the dataset is rendered with {str(theirs)[:12]}")
+    return found
 
 
 def generator_facts(name: str, config: BigGANConfig, class_names: tuple[str, ...] | None) -> GeneratorFacts:

@@ -23,11 +23,11 @@ from ...manifests.manifest import (
 from ...manifests.shard import ShardWriter, index_path
 from ...manifests.sources.stream import Stream
 from ...manifests.storage import Storage
-from ..biggan.generator import load_generator
 from ..images.encode import encode_image
 from ..sources import RENDERERS
 from ..sources.rendering import RenderContext, Rendered
 from .environment import describe_environment
+from .settle import check_plan, find_roots, open_generator
 
 ENCODERS = 2
 # Rendered images waiting for an encoder: enough to overlap, little enough to hold in memory.
@@ -38,10 +38,13 @@ ENCODE_AHEAD = 256
 class WorkerSettings:
     """What a worker needs to start, anywhere: a few strings.
 
-    roots: folder or file of each input on this machine. earlier: where streams that others read are; None: at `url`.
+    plan: digest of the plan, by which a worker knows that it has the driver's dataset before it. weights, roots: the
+    folder of the generator and the place of each input, as the user gave them; what is not given, each machine finds by
+    itself. earlier: where streams that others read are; None: at `url`.
     """
 
     url: str
+    plan: str
     device: str
     weights: str | None = None
     roots: dict[str, str] = field(default_factory=dict)
@@ -58,7 +61,10 @@ class Task:
 
 
 class Worker:
-    """Makes shards of one dataset on one device."""
+    """Makes shards of one dataset on one device.
+
+    Raises GenintError where anything that decides pixels is not what the build settled on.
+    """
 
     def __init__(self, settings: WorkerSettings) -> None:
         # Parallelism comes from workers: one thread each, so that sums are formed in one order (1 and 2 threads
@@ -66,14 +72,15 @@ class Worker:
         torch.set_num_threads(1)
         torch.backends.cudnn.benchmark = False
         self._dataset = load_dataset(settings.url, settings.roots)
-        model = load_generator(settings.weights).model if settings.weights else None
+        check_plan(self._dataset, settings.plan)
+        generator = open_generator(self._dataset, settings.weights)
         self._context = RenderContext(
             self._dataset.recipe,
             self._dataset.facts,
             Storage(settings.earlier) if settings.earlier else self._dataset.storage,
             settings.device,
-            model,
-            settings.roots,
+            generator.model if generator else None,
+            find_roots(self._dataset),
         )
         environment = describe_environment(settings.device)
         self._environment = environment.id

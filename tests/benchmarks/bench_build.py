@@ -10,7 +10,6 @@ from genint.manifests.dataset import load_dataset
 from genint.manifests.recipe import load_recipe
 from genint.manifests.storage import Storage
 from genint.pipeline.biggan.fast_generator import fold
-from genint.pipeline.biggan.generator import load_generator
 from genint.pipeline.images.encode import encode_image
 from genint.pipeline.shards.environment import describe_environment
 from genint.pipeline.shards.settle import gather, settle
@@ -30,11 +29,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         ingredients = gather(recipe, arguments.weights)
         settle(ingredients, Storage(folder), "cpu")
-        worker = Worker(WorkerSettings(folder, "cpu", ingredients.weights))
         dataset = load_dataset(folder)
+        worker = Worker(WorkerSettings(folder, dataset.entry.digest, "cpu", ingredients.weights))
         plan = dataset.plan(stream.name)
         generator = fold(
-            load_generator(str(ingredients.weights)).model,
+            ingredients.model,
             stream.batch_norm_truncation,
             batch_size=recipe.generator.batch_size,
             precision=recipe.generator.precision,
