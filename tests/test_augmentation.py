@@ -53,6 +53,28 @@ def test_augmented_images_depend_on_their_words_alone(name: AugmentationName, si
     assert any(not torch.equal(first, other) for other in others) == (name != "none")
 
 
+def test_erasing_takes_a_rectangle_of_some_images_and_leaves_the_rest_as_it_is() -> None:
+    content, fill = encode(picture(64, 64)), (7, 77, 177)
+    plain, erasing = Augmentation("standard", 32), Augmentation("standard", 32, erasing=0.25, fill=fill)
+    count = 0
+    for sample in range(80):
+        before, after = plain(content, words(sample)), erasing(content, words(sample))
+        differs = (before != after).any(0)
+        if differs.any():
+            count += 1
+            assert {tuple(pixel) for pixel in after[:, differs].T.tolist()} == {fill}
+            rows, columns = differs.any(1).nonzero().flatten(), differs.any(0).nonzero().flatten()
+            assert (rows.max() - rows.min() + 1) * (columns.max() - columns.min() + 1) <= 0.4 * 32 * 32
+    assert 10 <= count <= 32
+    assert erasing == Augmentation("standard", 32, erasing=0.25, fill=fill)
+
+
+def test_augmix_mixes_none_of_the_operations_that_are_corruptions_of_imagenet_c() -> None:
+    policy = Augmentation("augmix", 32)._policy
+    assert not {"Brightness", "Color", "Contrast", "Sharpness"} & policy._PARTIAL_AUGMENTATION_SPACE.keys()
+    assert policy.all_ops is False
+
+
 @pytest.mark.parametrize("shape", [(500, 375), (300, 500), (32, 32), (400, 20)])
 def test_crops_are_distributed_as_torchvisions(shape: tuple[int, int]) -> None:
     width, height = shape

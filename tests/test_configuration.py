@@ -63,7 +63,8 @@ def test_every_row_of_the_tables_has_a_preset_that_resolves_and_says_what_it_is(
         configuration = load_configuration(name)
         assert configuration.preset == name
         assert describe_preset(text).split(":")[0] in (
-            "Tables 1-3", "Tables 1 and 3", "Table 1", "Table 4", "Figure 5", "The mini world"
+            "Tables 1-3", "Tables 1 and 3", "Table 1", "Table 4", "Figure 5", "The mini world",
+            "CGN (Sauer & Geiger 2021), ImageNet", "CGN (Sauer & Geiger 2021), MNIST", "Baseline of the field",
         )  # fmt: skip
         if name.startswith("resnet"):
             assert "Paper" in text or "paper" in text or "agree" in text
@@ -86,7 +87,7 @@ def test_presets_have_the_numbers_of_the_paper():
 
 def test_mini_rows_see_equally_many_natural_images():
     rows = [name for name in shipped_presets() if name.startswith("mini-") and name != "mini-generated"]
-    assert len(rows) == 7
+    assert len(rows) == 17
     lengths = {
         (c.images_per_epoch, s.epochs, s.batch_sizes["natural"])
         for c in map(load_configuration, rows)
@@ -172,9 +173,22 @@ def test_epochs_count_the_leading_term_with_the_cap_of_the_released_code():
 
 def test_the_rate_is_divided_at_the_decay_epochs_after_a_warm_up():
     (stage,) = plan(
+        streams(natural=256), "decay_epochs=[1, 2]", "epochs=3", "batch_sizes.natural=256", "decay_factor=0.7"
+    )
+    assert [stage.lr(step) for step in range(3)] == pytest.approx([0.1, 0.07, 0.049])
+    (stage,) = plan(
         streams(natural=256), "decay_epochs=[2, 3]", "epochs=4", "warmup_steps=2", "batch_sizes.natural=128"
     )
     assert [stage.lr(step) for step in range(8)] == pytest.approx([0.05, 0.1, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
+
+
+def test_along_a_cosine_the_rate_ends_near_zero_and_the_length_is_part_of_the_run():
+    (stage,) = plan(
+        streams(natural=256), "schedule=cosine", "epochs=5", "warmup_steps=2", "batch_sizes.natural=128", "lr=0.4"
+    )
+    assert [stage.lr(step) for step in range(2)] == pytest.approx([0.2, 0.4])
+    assert stage.lr(2) == pytest.approx(0.4) and stage.lr(6) == pytest.approx(0.2)
+    assert 0 < stage.lr(9) < 0.4 * 0.05
 
 
 def test_stages_follow_each_other_and_take_their_own_streams():

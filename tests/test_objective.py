@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 from genint.train.configuration import Stage
-from genint.train.objective import NaturalStatistics, as_released, equation_1, loss_weights, mix_up, term_losses
+from genint.train.objective import NaturalStatistics, as_released, equation_1, loss_weights, mix_images, term_losses
 from torch import nn
 
 LABELS = {"natural": torch.tensor([0, 1]), "int": torch.tensor([1]), "transfer": torch.tensor([0, 0, 1])}
@@ -65,15 +65,40 @@ def test_mixup_is_a_function_of_seed_and_step_and_leaves_torchs_generator_alone(
     torch.manual_seed(1)
     expected = torch.rand(1)
     torch.manual_seed(1)
-    mixed, soft = mix_up(images, labels, 4, alpha=0.4, seed=7, step=5)
+    stage = Stage(steps=1, mixup=0.4)
+    mixed, soft = mix_images(images, labels, 4, stage, seed=7, step=5)
     assert torch.equal(torch.rand(1), expected)
-    again, _ = mix_up(images, labels, 4, alpha=0.4, seed=7, step=5)
-    other, _ = mix_up(images, labels, 4, alpha=0.4, seed=7, step=6)
+    again, _ = mix_images(images, labels, 4, stage, seed=7, step=5)
+    other, _ = mix_images(images, labels, 4, stage, seed=7, step=6)
     assert torch.equal(mixed, again) and not torch.equal(mixed, other)
     # Image 1 is the share s of itself and 1 - s of image 0, and so are the labels.
     share = float(mixed[1, 0, 0, 0])
     assert 0 < share < 1
     assert soft[1].tolist() == pytest.approx([1 - share, share, 0, 0])
+
+
+def test_cutmix_pastes_a_rectangle_of_the_neighbour_and_its_share_of_the_label():
+    images = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 3, 8, 8)
+    labels = torch.tensor([0, 1, 2, 3])
+    mixed, soft = mix_images(images, labels, 4, Stage(steps=1, cutmix=1.0), seed=7, step=5)
+    pasted = (mixed[1] == images[0]).float().mean()
+    assert set(mixed[1].unique().tolist()) <= {0.0, 1.0}
+    assert 0 < pasted < 1 and soft[1].tolist() == pytest.approx([float(pasted), 1 - float(pasted), 0, 0])
+
+
+def test_beside_mixup_cutmix_takes_its_turn_by_step():
+    images, labels = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 3, 8, 8), torch.tensor([0, 1, 2, 3])
+    stage = Stage(steps=1, mixup=0.4, cutmix=1.0)
+    whole = [float(mix_images(images, labels, 4, stage, 7, step)[0][1].std()) == 0 for step in range(40)]
+    assert 8 < sum(whole) < 32  # mixup leaves an image of one value one of one value
+
+
+def test_label_smoothing_by_hand_for_every_part():
+    labels = {"natural": torch.tensor([1]), "int": torch.tensor([[0.0, 1.0]])}
+    logits = torch.tensor([[0.0, math.log(3.0)]]).expand(2, 2)
+    losses = term_losses(logits, labels, {"natural": 1, "int": 1}, label_smoothing=0.2)
+    assert float(losses["natural"]) == pytest.approx(0.9 * math.log(4 / 3) + 0.1 * math.log(4))
+    assert float(losses["int"]) == pytest.approx(float(losses["natural"]))
 
 
 def test_natural_statistics_see_natural_images_alone_while_all_are_normalised_together():

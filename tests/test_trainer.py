@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 import torch
 from genint.manifests.errors import GenintError, UsageError
-from genint.train.configuration import Configuration, load_configuration
+from genint.train.checkpoint import load_classifier
+from genint.train.configuration import Configuration, Stage, load_configuration
 from genint.train.distributed import LostRank, Ranks, join
 from genint.train.inputs import open_inputs
-from genint.train.learner import Learner
+from genint.train.learner import Learner, make_optimizer
 from genint.train.plan import plan_stages
 from genint.train.trainer import Progress, Settings, make_loader, train
 from torch import nn
@@ -206,6 +207,43 @@ def test_stages_follow_with_a_fresh_optimizer_and_resume_inside_the_second(refer
     assert_equal(read_last(tmp_path / "parts")["model"], read_last(tmp_path / "whole")["model"])
     stages = [(line["stage"], line["step"], "loss_int" in line) for line in lines(tmp_path / "whole")]
     assert stages == [("first", 3, False), ("second", 5, True), ("second", 6, True)]
+
+
+def test_a_recipe_of_the_field_resumes_exactly_and_its_length_is_part_of_its_cosine(reference: Path, tmp_path: Path):
+    recipe = [
+        "steps=4", "schedule=cosine", "warmup_steps=1", "norm_weight_decay=0.0", "augmentation=trivialaugment",
+        "random_erasing=0.5", "label_smoothing=0.1", "mixup=0.2", "cutmix=1.0", "evaluation_size=40", "resize=42",
+    ]  # fmt: skip
+    configuration = configure(*recipe)
+    run(configuration, reference, tmp_path / "whole")
+    run(configuration, reference, tmp_path / "parts", stop=2, save_every=2)
+    run(configuration, reference, tmp_path / "parts", workers=1)
+    assert_equal(read_last(tmp_path / "parts")["model"], read_last(tmp_path / "whole")["model"])
+    classifier = load_classifier(str(tmp_path / "whole"))
+    assert (classifier.preprocessing.resize, classifier.preprocessing.crop) == (42, 40)
+    with pytest.raises(UsageError, match=r"stages\.train\.steps: 4 -> 5"):
+        run(configure(*recipe, "steps=5"), reference, tmp_path / "whole")
+
+
+def test_a_run_of_before_a_key_was_known_goes_on_with_its_default(reference: Path, tmp_path: Path):
+    run(configure("steps=1"), reference, tmp_path)
+    identity = json.loads((tmp_path / "run.json").read_text())
+    for key in ("freeze_batch_norm", "stages.train.label_smoothing", "stages.train.batch_sizes.counterfactual"):
+        del identity[key]
+    (tmp_path / "run.json").write_text(json.dumps(identity))
+    with pytest.raises(UsageError, match=r"stages\.train\.label_smoothing: 0\.0 -> 0\.1 "):
+        run(configure("steps=2", "label_smoothing=0.1"), reference, tmp_path)
+    assert run(configure("steps=2"), reference, tmp_path)[-1].step == 2
+
+
+def test_decay_of_normalisation_is_its_own():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.LayerNorm(4), nn.Linear(4, 2))
+    (one,) = make_optimizer(Stage(steps=1, optimizer="adadelta"), model).param_groups
+    assert one["weight_decay"] == 1e-4 and len(one["params"]) == 8
+    rest, norms = make_optimizer(Stage(steps=1, weight_decay=0.1, norm_weight_decay=0.0), model).param_groups
+    assert (rest["weight_decay"], norms["weight_decay"]) == (0.1, 0.0)
+    assert [tuple(p.shape) for p in norms["params"]] == [(4,)] * 4
+    assert len(rest["params"]) == 4
 
 
 @pytest.mark.parametrize(

@@ -20,11 +20,14 @@ from .checkpoint import Preprocessing
 from .decoding import decode_pixels
 from .vision import v2
 
-AugmentationName = Literal["standard", "additional", "autoaugment", "pad-crop", "none"]
+AugmentationName = Literal[
+    "standard", "additional", "autoaugment", "randaugment", "trivialaugment", "augmix", "pad-crop", "none"
+]
 AUGMENTATIONS: tuple[AugmentationName, ...] = get_args(AugmentationName)
 
-# Random words that an augmentation may use: ten attempts at a crop, its place, a flip, and a seed.
-WORDS = 24
+# Random words that an augmentation may use: ten attempts at a crop, its place, a flip, and two seeds.
+WORDS = 25
+FLIP, POLICY, ERASING = 22, 23, 24
 CROP_ATTEMPTS = 10
 LOG_RATIOS = (math.log(3 / 4), math.log(4 / 3))
 PADDING = 4
@@ -38,39 +41,49 @@ Box = tuple[int, int, int, int]
 class Augmentation:
     """An augmentation by name; `size` of the result in pixels, `crop_scale` the share of the area in random crops.
 
-    standard     random crop resized (antialiased), horizontal flip
-    additional   rotation by any angle, then standard, then colour jitter and vertical flip
-    autoaugment  standard, then AutoAugment's policy for ImageNet, as torchvision has it (the released code's turns
-                 pictures one way alone and shears them along x bicubically)
-    pad-crop     horizontal flip and a crop from the picture with 4 more pixels mirrored at each side
-    none         shorter side to `size`, centre crop
+    standard        random crop resized (antialiased), horizontal flip
+    additional      rotation by any angle, then standard, then colour jitter and vertical flip
+    autoaugment     standard, then AutoAugment's policy for ImageNet, as torchvision has it (the released code's turns
+                    pictures one way alone and shears them along x bicubically)
+    randaugment     standard, then two operations of magnitude 9 (Cubuk et al. 2020)
+    trivialaugment  standard, then one operation of random magnitude (wide; Müller & Hutter 2021)
+    augmix          standard, then a mixture of chains of operations, none of which is one of ImageNet-C's corruptions
+                    (Hendrycks et al. 2020, without its consistency loss)
+    pad-crop        horizontal flip and a crop from the picture with 4 more pixels mirrored at each side
+    none            shorter side to `size`, centre crop
+
+    With probability `erasing` a random rectangle of the result is then set to `fill` (Zhong et al. 2020).
     """
 
     name: AugmentationName
     size: int
     crop_scale: tuple[float, float] = (0.08, 1.0)
+    erasing: float = 0.0
+    fill: tuple[int, int, int] = (GREY, GREY, GREY)
 
     def __call__(self, content: bytes, words: NDArray[np.uint64]) -> Tensor:
         """An encoded picture to uint8 [3, size, size], with `WORDS` random words. Raises PictureError where damaged."""
         draws = words.tolist()
         with damage_named():
-            image = open_picture(content)
-            if self.name == "standard":
-                return self._crop(image, content, draws)
-            if self.name == "autoaugment":
-                cropped = Image.fromarray(self._crop(image, content, draws).permute(1, 2, 0).numpy())
-                return _apply(self._policy, cropped, seed=draws[-1])
-            if self.name == "pad-crop":
-                return self._pad_and_crop(decode_pixels(image, content), draws)
-            image = to_rgb(image)
-            if self.name == "additional":
-                return _apply(self._additional, _reduced_to_turn(image), seed=draws[-1])
-            return self._plain.prepare(image)
+            pixels = self._augment(open_picture(content), content, draws)
+        return _apply(self._erasing, pixels, draws[ERASING]) if self.erasing else pixels
+
+    def _augment(self, image: Image.Image, content: bytes, draws: Sequence[int]) -> Tensor:
+        if self.name == "pad-crop":
+            return self._pad_and_crop(decode_pixels(image, content), draws)
+        if self.name == "none":
+            return self._plain.prepare(to_rgb(image))
+        if self.name == "additional":
+            return _to_tensor(_apply(self._additional, _reduced_to_turn(to_rgb(image)), draws[POLICY]))
+        pixels = self._crop(image, content, draws)
+        if self.name == "standard":
+            return pixels
+        return _to_tensor(_apply(self._policy, Image.fromarray(pixels.permute(1, 2, 0).numpy()), draws[POLICY]))
 
     def _crop(self, image: Image.Image, content: bytes, draws: Sequence[int]) -> Tensor:
         box = draw_crop(*image.size, self.crop_scale, draws)
         pixels = resized_crop(image, content, box, self.size)
-        return pixels.flip(2) if draws[-2] >> 63 else pixels
+        return pixels.flip(2) if draws[FLIP] >> 63 else pixels
 
     def _pad_and_crop(self, pixels: NDArray[np.uint8], draws: Sequence[int]) -> Tensor:
         if pixels.shape[:2] != (self.size, self.size):
@@ -79,7 +92,7 @@ class Augmentation:
                 f"{pixels.shape[1]} x {pixels.shape[0]} pixels; pad-crop takes {self.size} x {self.size}",
             )
         rows, columns = (self._mirrored[_below(2 * PADDING + 1, draw) :][: self.size] for draw in draws[:2])
-        if draws[-2] >> 63:
+        if draws[FLIP] >> 63:
             columns = columns[::-1]
         return torch.from_numpy(pixels[rows[:, None], columns]).permute(2, 0, 1)
 
@@ -94,7 +107,18 @@ class Augmentation:
 
     @cached_property
     def _policy(self) -> Any:
-        return v2.AutoAugment(v2.AutoAugmentPolicy.IMAGENET, fill=[GREY] * 3)
+        fill = [GREY] * 3
+        if self.name == "randaugment":
+            return v2.RandAugment(num_ops=2, magnitude=9, fill=fill)
+        if self.name == "trivialaugment":
+            return v2.TrivialAugmentWide(fill=fill)
+        if self.name == "augmix":
+            return v2.AugMix(all_ops=False, fill=fill)
+        return v2.AutoAugment(v2.AutoAugmentPolicy.IMAGENET, fill=fill)
+
+    @cached_property
+    def _erasing(self) -> Any:
+        return v2.RandomErasing(self.erasing, value=list(self.fill))
 
     @cached_property
     def _additional(self) -> Any:
@@ -157,11 +181,11 @@ def _to_tensor(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
-def _apply(transform: Any, image: Image.Image, seed: int) -> Tensor:
-    """A v2 transform of an RGB picture to uint8 [3, H, W], its random draws from `seed`; torch's generator is kept."""
+def _apply(transform: Any, image: Any, seed: int) -> Any:
+    """A v2 transform of a picture or its pixels, its random draws from `seed`; torch's generator is kept."""
     with torch.random.fork_rng(devices=()):
         torch.default_generator.manual_seed(seed)
-        return _to_tensor(transform(image))
+        return transform(image)
 
 
 def _between(low: float, high: float, word: int) -> float:

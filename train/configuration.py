@@ -18,7 +18,9 @@ from .streams import Term
 
 # The terms of equation 1, and counterfactuals, in the order of their images in the batch.
 TERMS: Final[tuple[Term, ...]] = ("natural", "int", "transfer", "counterfactual")
-AugmentationName = Literal["standard", "additional", "autoaugment", "pad-crop", "none"]
+AugmentationName = Literal[
+    "standard", "additional", "autoaugment", "randaugment", "trivialaugment", "augmix", "pad-crop", "none"
+]
 Count = Annotated[int, Field(gt=0)]
 
 DEFAULT_PRESET = "resnet18-imagenet-only"
@@ -32,12 +34,21 @@ class Stage(Table):
     name: Name = "train"
     epochs: int | None = Field(None, gt=0, description="Length; an epoch is `images_per_epoch` of the leading term.")
     steps: int | None = Field(None, gt=0, description="Length in steps, instead of epochs.")
-    optimizer: Literal["sgd", "adam"] = "sgd"
+    optimizer: Literal["sgd", "adam", "adadelta"] = "sgd"
     lr: float = Field(0.1, gt=0)
-    momentum: float = Field(0.9, ge=0, lt=1, description="Of sgd; adam has its default betas.")
+    momentum: float = Field(0.9, ge=0, lt=1, description="Of sgd; the others have their defaults.")
     weight_decay: float = Field(1e-4, ge=0, description="On all parameters, batch norm and biases included.")
+    norm_weight_decay: float | None = Field(
+        None, ge=0, description="On those of batch norm and other normalisation; none: as on all others."
+    )
     warmup_steps: int = Field(0, ge=0, description="Steps over which lr rises linearly to its value.")
-    decay_epochs: list[Count] = Field([30, 60], description="lr is divided by 10 at the start of these; [] = constant.")
+    schedule: Literal["steps", "cosine"] = Field(
+        "steps", description="After the warm-up: by decay_epochs, or along a cosine to 0 at the end of the stage."
+    )
+    decay_epochs: list[Count] = Field(
+        [30, 60], description="lr is multiplied by decay_factor at the start of these; [] = constant."
+    )
+    decay_factor: float = Field(0.1, gt=0, lt=1)
     natural: bool = Field(True, description="Whether the natural images, the X term, take part.")
     lambda_int: float | None = Field(
         None, ge=0, description="Weight of generated images, lambda_1 of equation 1; none: they take no part."
@@ -49,6 +60,10 @@ class Stage(Table):
         None, ge=0, description="Weight of counterfactual and recomposed images; none: they take no part."
     )
     mixup: float | None = Field(None, gt=0, description="alpha of mixup on the natural images; none: no mixup.")
+    cutmix: float | None = Field(
+        None, gt=0, description="alpha of CutMix on the natural images; beside mixup one of the two is drawn each step."
+    )
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="Share of each label that is spread over all classes.")
     batch_sizes: dict[Term, Count] = Field(
         {}, description="Images a step by term; a term's streams share them equally, the first ones taking the rest."
     )
@@ -72,8 +87,8 @@ class Stage(Table):
             raise ValueError(
                 "natural = false and no lambda_int, lambda_transfer or lambda_counterfactual: nothing to train on"
             )
-        if self.mixup and not self.natural:
-            raise ValueError("mixup mixes natural images, and natural = false")
+        if (self.mixup or self.cutmix) and not self.natural:
+            raise ValueError("mixup and cutmix mix natural images, and natural = false")
         return self
 
     @property
@@ -107,13 +122,17 @@ class Configuration(Table):
         "weight of its loss. All other images train the mean of their logits.",
     )
     size: int = Field(224, gt=0, description="Side of the images that the classifier sees.")
+    evaluation_size: int | None = Field(None, gt=0, description="The same outside of training; none: as in training.")
     resize: int | None = Field(
-        None, gt=0, description="Shorter side before the centre crop in validation; none: 8/7 of size, as 256 for 224."
+        None, gt=0, description="Shorter side before the centre crop in validation; none: 8/7 of its side, 256 for 224."
     )
     mean: list[float] = Field([0.485, 0.456, 0.406], min_length=3, max_length=3)
     std: list[Annotated[float, Field(gt=0)]] = Field([0.229, 0.224, 0.225], min_length=3, max_length=3)
     augmentation: AugmentationName = "standard"
     term_augmentations: dict[Term, AugmentationName] = Field({}, description="Where a term's differs.")
+    random_erasing: float = Field(
+        0.0, ge=0, le=1, description="Probability that a rectangle of a training image is set to the mean colour."
+    )
     crop_scale: list[Annotated[float, Field(gt=0, le=1)]] = Field(
         [0.08, 1.0], min_length=2, max_length=2, description="Range of a random crop's share of the image's area."
     )

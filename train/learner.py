@@ -16,10 +16,12 @@ from .configuration import Configuration, Stage
 from .distributed import LostRank, Ranks
 from .inputs import ValidationImages
 from .loader import LeftOut, StepBatch, evaluation_batches
-from .objective import NaturalStatistics, as_released, equation_1, loss_weights, mix_up, term_losses
+from .objective import NaturalStatistics, as_released, equation_1, loss_weights, mix_images, term_losses
 from .plan import StagePlan
 from .steps import rank_slice
 from .streams import Term
+
+NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
 
 Take = Callable[[Iterator[Any]], Any]
 
@@ -85,7 +87,13 @@ class Learner:
             ):
                 with self._autocast():
                     logits = self._forward(inputs)
-                losses = term_losses(logits, part_labels, self.plan.term_counts, self.configuration.heads)
+                losses = term_losses(
+                    logits,
+                    part_labels,
+                    self.plan.term_counts,
+                    self.configuration.heads,
+                    self.plan.stage.label_smoothing,
+                )
                 # DistributedDataParallel takes the mean of the ranks' gradients; the shares are to be added.
                 (self._loss(losses, self.weights) * self.ranks.world_size).backward()
             total += torch.stack([losses[name].detach() for name in self.weights])
@@ -162,7 +170,7 @@ class Learner:
         return torch.stack([hits[:, 0].sum(), hits.any(1).sum(), hits.new_tensor(len(hits), dtype=torch.long)]).double()
 
     def _prepare(self, batch: StepBatch) -> tuple[dict[Term, Tensor], dict[Term, Tensor]]:
-        """Normalised images and labels by term, on the device; natural ones mixed up where the stage says so."""
+        """Normalised images and labels by term, on the device; natural ones mixed where the stage says so."""
         stage, device = self.plan.stage, self.ranks.device
         images: dict[Term, Tensor] = {}
         labels: dict[Term, Tensor] = {}
@@ -171,9 +179,9 @@ class Learner:
             raw = torch.cat([batch.images[name].to(device, non_blocking=True) for name in names])
             images[term] = self.preprocessing.normalize(raw).contiguous(memory_format=self._format)
             labels[term] = torch.cat([batch.labels[name].to(device, non_blocking=True) for name in names])
-        if stage.mixup is not None and len(images["natural"]):
-            images["natural"], labels["natural"] = mix_up(
-                images["natural"], labels["natural"], self.num_classes, stage.mixup, self.configuration.seed, batch.step
+        if (stage.mixup or stage.cutmix) and len(images["natural"]):
+            images["natural"], labels["natural"] = mix_images(
+                images["natural"], labels["natural"], self.num_classes, stage, self.configuration.seed, batch.step
             )
         return images, labels
 
@@ -192,18 +200,26 @@ class Learner:
 def preprocessing_of(configuration: Configuration) -> Preprocessing:
     """What the classifier expects of its inputs, outside of training."""
     mean, std = configuration.mean, configuration.std
+    side = configuration.evaluation_size or configuration.size
     return Preprocessing(
-        configuration.resize or round(configuration.size * 8 / 7),
-        configuration.size,
+        configuration.resize or round(side * 8 / 7),
+        side,
         (mean[0], mean[1], mean[2]),
         (std[0], std[1], std[2]),
     )
 
 
 def make_optimizer(stage: Stage, model: nn.Module) -> torch.optim.Optimizer:
-    """SGD as the paper's, with weight decay on all parameters, or Adam."""
+    """The stage's optimizer: SGD as the paper's, with weight decay on all parameters, or another."""
+    groups: list[dict[str, Any]] = [{"params": list(model.parameters())}]
+    if stage.norm_weight_decay is not None:
+        of_norms = [own for module in model.modules() if isinstance(module, NORMS) for own in module.parameters()]
+        ids = {id(parameter) for parameter in of_norms}
+        groups = [
+            {"params": [parameter for parameter in model.parameters() if id(parameter) not in ids]},
+            {"params": of_norms, "weight_decay": stage.norm_weight_decay},
+        ]
     if stage.optimizer == "sgd":
-        return torch.optim.SGD(
-            model.parameters(), lr=stage.lr, momentum=stage.momentum, weight_decay=stage.weight_decay
-        )
-    return torch.optim.Adam(model.parameters(), lr=stage.lr, weight_decay=stage.weight_decay)
+        return torch.optim.SGD(groups, lr=stage.lr, momentum=stage.momentum, weight_decay=stage.weight_decay)
+    kind = torch.optim.Adam if stage.optimizer == "adam" else torch.optim.Adadelta
+    return kind(groups, lr=stage.lr, weight_decay=stage.weight_decay)

@@ -32,7 +32,11 @@ def loss_weights(stage: Stage, terms: Iterable[Term], heads: Mapping[str, float]
 
 
 def term_losses(
-    logits: Tensor, labels: Mapping[Term, Tensor], global_counts: Mapping[Term, int], heads: Iterable[str] = ()
+    logits: Tensor,
+    labels: Mapping[Term, Tensor],
+    global_counts: Mapping[Term, int],
+    heads: Iterable[str] = (),
+    label_smoothing: float = 0.0,
 ) -> dict[str, Tensor]:
     """This part's share of each mean cross-entropy: its sum, over the images of the term in the whole step.
 
@@ -50,8 +54,10 @@ def term_losses(
         else:
             each = {term: (part.mean(1) if part.ndim == 3 else part, own)}
         for name, (said, label) in each.items():
-            shares[name] = functional.cross_entropy(said, label, reduction="sum", ignore_index=UNKNOWN)
-            shares[name] = shares[name] / global_counts[term]
+            total = functional.cross_entropy(
+                said, label, reduction="sum", ignore_index=UNKNOWN, label_smoothing=label_smoothing
+            )
+            shares[name] = total / global_counts[term]
     return shares
 
 
@@ -72,17 +78,21 @@ def as_released(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> T
     return equation_1(losses, {**weights, "int": 1.0}) + weights["int"]
 
 
-def mix_up(
-    images: Tensor, labels: Tensor, num_classes: int, alpha: float, seed: int, step: int
+def mix_images(
+    images: Tensor, labels: Tensor, num_classes: int, stage: Stage, seed: int, step: int
 ) -> tuple[Tensor, Tensor]:
-    """Convex combinations of neighbours in the batch, one Beta(alpha, alpha) draw a step (Zhang et al. 2018).
+    """Mixup (Zhang et al. 2018) or CutMix (Yun et al. 2019) of neighbours in the batch, or one of the two at random.
 
-    `images` are floats [N, 3, H, W]; labels [N] become distributions [N, num_classes]. The draw is a function of
-    (seed, step); on several ranks each mixes its own images, all with the same draw.
+    The share is one Beta(alpha, alpha) draw a step. `images` are floats [N, 3, H, W]; labels [N] become distributions
+    [N, num_classes]. The draws are a function of (seed, step); on several ranks each mixes its own images, all with the
+    same draws.
     """
+    ways = [v2.MixUp(alpha=stage.mixup, num_classes=num_classes)] if stage.mixup else []
+    ways += [v2.CutMix(alpha=stage.cutmix, num_classes=num_classes)] if stage.cutmix else []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(random_words(seed, "mixup", step, count=1)[0] >> 1))
-        mixed: tuple[Tensor, Tensor] = v2.MixUp(alpha=alpha, num_classes=num_classes)(images, labels)
+        mix = ways[0] if len(ways) == 1 else v2.RandomChoice(ways)
+        mixed: tuple[Tensor, Tensor] = mix(images, labels)
     return mixed
 
 

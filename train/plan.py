@@ -1,5 +1,6 @@
 """What a run does with its streams, stage by stage: which take part, how many images a step, how many steps."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -51,11 +52,14 @@ class StagePlan:
         return counts
 
     def lr(self, step: int) -> float:
-        """Learning rate of a step of the run: divided by 10 at the stage's decay epochs."""
-        done = step - self.start
-        rise = min(1.0, (done + 1) / self.stage.warmup_steps) if self.stage.warmup_steps else 1.0
-        decays = sum(done >= epoch * self.steps_per_epoch for epoch in self.stage.decay_epochs)
-        return float(self.stage.lr * rise * 0.1**decays)
+        """Learning rate of a step of the run: a linear rise, then down at decay epochs or along a cosine."""
+        stage, done = self.stage, step - self.start
+        rise = min(1.0, (done + 1) / stage.warmup_steps) if stage.warmup_steps else 1.0
+        if stage.schedule == "cosine":
+            way = max(0, done - stage.warmup_steps) / max(1, self.steps - stage.warmup_steps)
+            return stage.lr * rise * 0.5 * (1 + math.cos(math.pi * way))
+        decays = sum(done >= epoch * self.steps_per_epoch for epoch in stage.decay_epochs)
+        return float(stage.lr * rise * stage.decay_factor**decays)
 
     def epoch(self, step: int) -> float:
         """Epochs of the stage that are done after so many steps of the run."""

@@ -52,7 +52,8 @@ class RunFolder:
             raise UsageError(f"--out {self.path}: holds something else than a run (no {IDENTITY}); name a new folder")
 
     def check_same(self, configuration: Configuration, identity: Mapping[str, Any]) -> None:
-        """Raise UsageError that names what changed since the run began. Its last stage may change its length."""
+        """Raise UsageError that names what changed since the run began. Its last stage may change its length, where
+        its learning rate does not follow it."""
         path = self.path / IDENTITY
         if not path.is_file():
             return
@@ -62,8 +63,9 @@ class RunFolder:
             raise FormatError(f"{path}: not JSON: {shorten(str(error))}") from error
         if not isinstance(before, dict):
             raise FormatError(f"{path}: a {type(before).__name__}, expected an object that says what the run is")
-        last = configuration.stages[-1].name
-        free = {f"stages.{last}.epochs", f"stages.{last}.steps"}
+        last = configuration.stages[-1]
+        lengths = {f"stages.{last.name}.epochs", f"stages.{last.name}.steps"}
+        free = lengths if last.schedule == "steps" else set()
         # A run of an earlier version has no entry of keys that are new since; it has gone by their defaults.
         before = {**{key: value for key, value in configuration.defaults().items() if key in identity}, **before}
         changed = [

@@ -141,7 +141,8 @@ def train(
     torch.manual_seed(int(random_words(configuration.seed, "initial weights", count=1)[0] >> 1))
     heads = tuple(configuration.heads)
     model = make_model(configuration.arch, len(inputs.class_names), heads)
-    check_size(model, configuration.arch, configuration.size)
+    for side in (configuration.size, configuration.evaluation_size or configuration.size):
+        check_size(model, configuration.arch, side)
     init_sha256, notes = None, tuple(note for plan in plans for note in plan.notes)
     if configuration.init == "required":
         raise UsageError(f"preset {configuration.preset} fine-tunes: give the classifier to start from with --init")
@@ -372,8 +373,15 @@ def make_loader(
 ) -> StepLoader:
     """The stage's batches. Its steps are those of the run: each stage goes on where the last one left the streams."""
     scale = (configuration.crop_scale[0], configuration.crop_scale[1])
+    red, green, blue = (round(255 * mean) for mean in configuration.mean)
     augmentations = {
-        stream.name: Augmentation(augmentation_name(configuration, stream.term), configuration.size, scale)
+        stream.name: Augmentation(
+            augmentation_name(configuration, stream.term),
+            configuration.size,
+            scale,
+            configuration.random_erasing,
+            (red, green, blue),
+        )
         for stream in plan.streams
     }
     return StepLoader(
