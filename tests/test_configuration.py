@@ -87,7 +87,7 @@ def test_presets_have_the_numbers_of_the_paper():
 
 def test_mini_rows_see_equally_many_natural_images():
     rows = [name for name in shipped_presets() if name.startswith("mini-") and name != "mini-generated"]
-    assert len(rows) == 17
+    assert {"mini-erm", "mini-genint-cgn", "mini-augmix"} <= set(rows)
     lengths = {
         (c.images_per_epoch, s.epochs, s.batch_sizes["natural"])
         for c in map(load_configuration, rows)
