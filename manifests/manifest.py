@@ -165,6 +165,7 @@ class Manifest(Table):
     fingerprint: Fingerprint
     recipe_sha256: Digest
     sums_sha256: Digest = Field(description="Digest of SHA256SUMS, which lists every reproducible file.")
+    plan_sha256: Digest | None = Field(None, description="Digest of records/plan.json.")
     generator: GeneratorEntry | None = None
     directions: str | None = Field(None, description="Path of the directions file.")
     environments: dict[str, Environment]
@@ -173,6 +174,19 @@ class Manifest(Table):
     shard_seconds: float = Field(description="Worker time of all shards together.")
     retried_shards: int
     lost_workers: int
+    sha256: Digest | None = Field(None, description="Digest of all else in this file, as canonical JSON.")
+
+    def seal(self) -> "Manifest":
+        """Its copy with its own digest."""
+        return self.model_copy(update={"sha256": self._own_digest()})
+
+    @property
+    def is_intact(self) -> bool:
+        """Whether it is as it was sealed. One without a digest is of an earlier version, and only `verify` can tell."""
+        return self.sha256 is None or self.sha256 == self._own_digest()
+
+    def _own_digest(self) -> Digest:
+        return hashlib.sha256(dump_json(self.model_dump(mode="json", exclude={"sha256"}))).hexdigest()
 
     def stream(self, name: str) -> StreamEntry:
         """The stream of that name. Raises FormatError with the known names."""
@@ -201,13 +215,22 @@ def part_name(stream: str, part_index: int) -> str:
     return f"manifest/{stream}-{part_index:05d}.jsonl"
 
 
-def load_manifest(storage: Storage) -> Manifest:
-    """Open a finished dataset. Raises FormatError where there is none or it is of another schema."""
+def load_manifest(storage: Storage, altered: bool = False) -> Manifest:
+    """Open a finished dataset. Raises FormatError where there is none or it is of another schema.
+
+    altered: whether one that was altered since it was written will do; else it is a FormatError too.
+    """
     try:
         content = storage.read(MANIFEST)
     except FileNotFoundError as error:
         raise FormatError(f"{storage}: no {MANIFEST}: not a finished dataset") from error
-    return Manifest.from_json(content, storage / MANIFEST)
+    manifest = Manifest.from_json(content, storage / MANIFEST)
+    if not (altered or manifest.is_intact):
+        raise FormatError(
+            f"{storage / MANIFEST}: altered since it was written; restore it from a copy, or give the command that "
+            "built the dataset again: it writes it anew"
+        )
+    return manifest
 
 
 def load_dataset_recipe(storage: Storage) -> Recipe:

@@ -98,6 +98,12 @@ def _altered_files(storage: Storage) -> Iterator[str]:
 def _compare_plan(dataset: Dataset, manifest: Manifest) -> Iterator[str]:
     """The manifest's own fields against plan and recipe."""
     entry, recipe = dataset.entry, dataset.recipe
+    if not manifest.is_intact:
+        yield f"{MANIFEST}: altered since it was written"
+    elif manifest.sha256 is None or manifest.plan_sha256 is None:
+        yield f"{MANIFEST}: without the digests that this version writes; the command that built the dataset adds them"
+    elif dataset.storage.sha256(PLAN) != manifest.plan_sha256:
+        yield f"{PLAN}: altered since the dataset was finished"
     if (entry.fingerprint, entry.generator, entry.directions) != (
         manifest.fingerprint, manifest.generator, manifest.directions
     ):  # fmt: skip

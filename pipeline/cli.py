@@ -378,7 +378,7 @@ def verify(dataset: str, rebuild: int | None, weights: str | None, inputs: tuple
     from ..manifests.verification import other_files, verify_manifest, verify_shards
 
     loaded = load_dataset(dataset, parse_inputs(inputs))
-    manifest = load_manifest(loaded.storage)
+    manifest = load_manifest(loaded.storage, altered=True)
     problems: dict[str, None] = {}  # in order, each once
     shards = samples = 0
     try:

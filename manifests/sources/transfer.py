@@ -18,6 +18,9 @@ ADAIN_INPUTS = ("vgg-normalised", "decoder")
 # Evaluations of one call of L-BFGS in the released loop, which counts them between calls.
 RELEASED_OUTER_STEP = 10
 
+# Less has nothing left after the networks' poolings, and reflection padding needs two pixels of what is left.
+SMALLEST = 16
+
 Evaluations = Annotated[int, Field(ge=1, le=100)]
 
 
@@ -39,8 +42,8 @@ class TransferredStream(Stream):
         "tars, such as a stream of another dataset (--input NAME=DATASET/STREAM)."
     )
     num_samples: int | None = Field(None, gt=0, description="Content images to use, drawn at random; all by default.")
-    resize: int = Field(300, gt=0, description="Shorter side of content and style in pixels, before the crop.")
-    crop: int = Field(256, gt=0, description="Side of the centre crop in pixels: the size of the result.")
+    resize: int = Field(300, ge=SMALLEST, description="Shorter side of content and style in pixels, before the crop.")
+    crop: int = Field(256, ge=SMALLEST, description="Side of the centre crop in pixels: the size of the result.")
     batch_size: int = Field(8, gt=0, description="Images computed together: part of the floating point.")
     max_failures: float = Field(0.001, ge=0, le=1, description="Largest share of lost samples that is no error.")
 

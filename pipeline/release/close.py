@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from ...manifests.dataset import Dataset
+from ...manifests.dataset import PLAN, Dataset
 from ...manifests.errors import FormatError, shorten
 from ...manifests.manifest import (
     FOLDER_SIZE,
@@ -147,7 +147,7 @@ def drop_unsound(dataset: Dataset, made: Set[tuple[str, int]]) -> Iterator[str]:
 def find_problems(dataset: Dataset) -> list[str]:
     """What a dataset that has a manifest lacks of being complete; bytes inside its shards are left to `verify`."""
     try:
-        return [*verify_manifest(dataset, load_manifest(dataset.storage))]
+        return [*verify_manifest(dataset, load_manifest(dataset.storage, altered=True))]
     except FormatError as error:
         return [str(error)]
 
@@ -155,7 +155,7 @@ def find_problems(dataset: Dataset) -> list[str]:
 def reopen(dataset: Dataset) -> None:
     """Make a finished dataset one under way, so that what it lacks is made."""
     try:
-        for environment in load_manifest(dataset.storage).environments.values():
+        for environment in load_manifest(dataset.storage, altered=True).environments.values():
             dataset.storage.write(environment_name(environment.id), environment.to_json())
     except FormatError:
         pass  # the environments' own files have to do
@@ -182,6 +182,7 @@ def release(dataset: Dataset, lost_workers: int = 0) -> Manifest:
         fingerprint=entry.fingerprint,
         recipe_sha256=recipe.digest(),
         sums_sha256=sums_sha256,
+        plan_sha256=storage.sha256(PLAN),
         generator=entry.generator,
         directions=entry.directions,
         environments=store.environments(set().union(*(total.environments for total in closed))),
@@ -190,7 +191,7 @@ def release(dataset: Dataset, lost_workers: int = 0) -> Manifest:
         shard_seconds=round(sum(total.seconds for total in closed), 1),
         retried_shards=sum(total.retried for total in closed),
         lost_workers=lost_workers,
-    )
+    ).seal()
     write_card(dataset, manifest)
     # Written last: a manifest on disk means that every shard is complete.
     storage.write(MANIFEST, manifest.model_dump_json(indent=1).encode() + b"\n")
