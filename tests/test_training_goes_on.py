@@ -241,8 +241,8 @@ def test_damage_in_a_runs_folder_is_refused_with_its_place(
     configuration, inputs, run = two_steps
     for name, content, message in (
         ("run.json", b"[]", r"run\.json: a list, expected an object"),
-        ("metrics.jsonl", b'[1]\n{"step": 2}\n', r"metrics\.jsonl: line 1 is no line of metrics"),
-        ("metrics.jsonl", b'\xff\n{"step": 2}\n', r"metrics\.jsonl: line 1 is no line of metrics"),
+        ("run.json", b'{"stages.train.steps": 2}', r"run\.json: altered since the run wrote it"),
+        ("metrics.jsonl", b'[1]\n{"step": 2}\n', r"metrics\.jsonl: altered: its first \d+ bytes are not"),
         *((key, b"", r"last\.pt: no training can go on from it") for key in ("step", "interval", "optimizer")),
     ):
         out = shutil.copytree(run, tmp_path / "copy")
@@ -256,6 +256,16 @@ def test_damage_in_a_runs_folder_is_refused_with_its_place(
         with pytest.raises(FormatError, match=message):
             go(configuration, inputs, out)
         shutil.rmtree(out)
+
+
+def test_a_run_without_its_metrics_goes_on_with_new_ones(two_steps: tuple[Configuration, Inputs, Path], tmp_path: Path):
+    configuration, inputs, run = two_steps
+    out = shutil.copytree(run, tmp_path / "copy")
+    (out / "metrics.jsonl").unlink()
+    go(configuration, inputs, out)
+    assert [line["step"] for line in scores(out)] == [3]
+    go(configure("steps=4"), inputs, out)
+    assert [line["step"] for line in scores(out)] == [3, 4]
 
 
 def test_a_line_of_metrics_that_was_cut_short_is_dropped_and_nothing_else_is_written_through_links(

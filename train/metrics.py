@@ -1,5 +1,6 @@
 """What a run measures as it goes: `metrics.jsonl`, one line a log interval or validation, and TensorBoard's events."""
 
+import hashlib
 import json
 import time
 import uuid
@@ -10,7 +11,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from pydantic import BaseModel, ConfigDict, Field
+
 from ..manifests.errors import FormatError
+from .checkpoint import LAST
 from .run import METRICS, TENSORBOARD, replace_text
 
 
@@ -39,22 +43,49 @@ class Interval:
         return losses | {"images_per_second": self.images / seconds, "data_wait": self.waited / seconds}
 
 
-class Metrics:
-    """Appends to a run's metrics. A run that goes on at `step` first drops what was written of later steps.
+class Written(BaseModel):
+    """How far a run's metrics were written when a checkpoint was: the file's length, and the digest of its bytes."""
 
-    `validated`: whether the validation of that step was done; else it is dropped too, and comes again.
+    model_config = ConfigDict(strict=True)
+
+    bytes: int = Field(0, ge=0)
+    sha256: str = hashlib.sha256().hexdigest()
+
+
+class Metrics:
+    """Appends to a run's metrics. A run that goes on from a checkpoint first drops what was written after it.
+
+    Raises FormatError where the lines before it are not those that the checkpoint was saved after. A file that is not
+    there begins anew.
     """
 
-    def __init__(self, folder: Path, step: int, validated: bool = True) -> None:
+    def __init__(self, folder: Path, step: int, before: Written) -> None:
         path = folder / METRICS
-        drop_later_lines(path, step, validated)
-        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
+        content = path.read_bytes() if path.exists() else None
+        kept = b"" if content is None else content[: before.bytes]
+        self._digest = hashlib.sha256(kept)
+        if content is not None and (len(kept), self._digest.hexdigest()) != (before.bytes, before.sha256):
+            raise FormatError(
+                f"{path}: altered: its first {before.bytes:,} bytes are not what was written when {LAST} was saved; "
+                "restore it from a copy, or remove it to go on without its lines"
+            )
+        self._bytes = len(kept)
+        if content != kept:
+            replace_text(path, kept)
+        self._file = open(path, "ab")  # noqa: SIM115
         self._events = _Events(folder / TENSORBOARD, step)
+
+    @property
+    def written(self) -> Written:
+        return Written(bytes=self._bytes, sha256=self._digest.hexdigest())
 
     def write(self, step: int, group: str, values: Mapping[str, Any]) -> None:
         """One line, on disk at once; numbers also go to TensorBoard as group/name."""
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        line = f"{json.dumps({'step': step, **values})}\n".encode()
+        self._file.write(line)
         self._file.flush()
+        self._digest.update(line)
+        self._bytes += len(line)
         self._events.write(step, {f"{group}/{n}": v for n, v in values.items() if isinstance(v, int | float)})
 
     def __enter__(self) -> Self:
@@ -97,24 +128,3 @@ class _Events:
 
     def close(self) -> None:
         self._file.close()
-
-
-def drop_later_lines(path: Path, step: int, validated: bool = True) -> None:
-    """Keep the lines of steps up to `step`; one that was cut short by the end of a process goes too.
-
-    Raises FormatError that names another line which is no line of metrics.
-    """
-    if not path.exists():
-        return
-    *lines, cut = path.read_bytes().split(b"\n")
-    kept = []
-    for number, line in enumerate(lines, 1):
-        try:
-            values = json.loads(line)
-            of_step = int(values["step"])
-        except (ValueError, TypeError, LookupError, RecursionError) as error:
-            raise FormatError(f"{path}: line {number} is no line of metrics; remove it, and the run goes on") from error
-        if of_step < step or (of_step == step and (validated or "validation_top1" not in values)):
-            kept.append(line + b"\n")
-    if cut or len(kept) < len(lines):
-        replace_text(path, b"".join(kept))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..manifests.errors import FormatError
 from .checkpoint import explain
-from .metrics import Interval
+from .metrics import Interval, Written
 
 # What torch raises for the state of another optimizer.
 MISFIT = (ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError)
@@ -24,6 +24,7 @@ class SavedTraining(BaseModel):
     interval: Interval
     model: dict[str, Any]
     optimizer: dict[str, Any]
+    metrics: Written
     validation_due: bool = False  # checkpoints of before they were written before a validation
 
 

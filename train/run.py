@@ -1,5 +1,6 @@
 """A run's folder: what the run is, its checkpoints, and how the same command goes on in it."""
 
+import hashlib
 import json
 import os
 import re
@@ -20,6 +21,8 @@ from .configuration import Configuration
 CONFIGURATION = "configuration.toml"
 # What decides the run: the configuration, and what identifies its inputs.
 IDENTITY = "run.json"
+# Its own digest, of all else in it.
+DIGEST = "sha256"
 METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
 LOCK = "lock"
@@ -63,6 +66,8 @@ class RunFolder:
             raise FormatError(f"{path}: not JSON: {shorten(str(error))}") from error
         if not isinstance(before, dict):
             raise FormatError(f"{path}: a {type(before).__name__}, expected an object that says what the run is")
+        if before.pop(DIGEST, None) != _digest(before):
+            raise FormatError(f"{path}: altered since the run wrote it; restore it from a copy, or name a new folder")
         last = configuration.stages[-1]
         lengths = {f"stages.{last.name}.epochs", f"stages.{last.name}.steps"}
         free = lengths if last.schedule == "steps" else set()
@@ -85,7 +90,8 @@ class RunFolder:
         """Make the folder with what the run is, and sweep it. The run must be held."""
         self.path.mkdir(parents=True, exist_ok=True)
         sweep(self.path)
-        replace_text(self.path / IDENTITY, (json.dumps(identity, indent=1, sort_keys=True) + "\n").encode())
+        sealed = {**identity, DIGEST: _digest(identity)}
+        replace_text(self.path / IDENTITY, (json.dumps(sealed, indent=1, sort_keys=True) + "\n").encode())
         replace_text(self.path / CONFIGURATION, configuration.to_toml().encode())
 
     def held(self) -> AbstractContextManager[None]:
@@ -145,6 +151,10 @@ class LeftOutImages:
                 lines = [json.dumps({**asdict(image), "key": without_place(image.key)}) for image in new]
                 file.write("".join(f"{line}\n" for line in lines).encode())
         return new
+
+
+def _digest(identity: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
 def _short(value: Any) -> str:

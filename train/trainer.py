@@ -25,7 +25,7 @@ from .distributed import LostRank, Ranks
 from .inputs import Inputs
 from .learner import Learner
 from .loader import StepLoader, UnreadableImageError
-from .metrics import Interval, Metrics
+from .metrics import Interval, Metrics, Written
 from .plan import StagePlan, augmentation_name, plan_stages
 from .resume import load_optimizer, read_training
 from .run import LeftOutImages, RunFolder, UnreadableImage, without_place
@@ -172,7 +172,7 @@ def train(
 
     def save(best_yet: bool = False) -> None:
         nonlocal saved_step
-        if ranks.is_main:
+        if metrics:
             content = {
                 **describe_model(configuration.arch, inputs.class_names, learner.preprocessing, heads),
                 "transform_input": bool(getattr(model, "transform_input", False)),
@@ -182,6 +182,7 @@ def train(
                 "stage": plan.stage.name,
                 "best_top1": best,
                 "interval": asdict(interval),
+                "metrics": metrics.written.model_dump(),
                 "validation_due": due,
                 "world_size": ranks.world_size,
                 "accumulate": settings.accumulate,
@@ -233,7 +234,7 @@ def train(
             return
         left_out = LeftOutImages(out)
         learner = Learner(model, configuration, len(inputs.class_names), ranks, settings.accumulate)
-        with Metrics(out, step, not due) if ranks.is_main else nullcontext() as metrics:
+        with Metrics(out, step, saved.metrics if saved else Written()) if ranks.is_main else nullcontext() as metrics:
             # A validation that an earlier run was stopped in.
             if due:
                 before = best
@@ -241,8 +242,9 @@ def train(
                 if scores is None:
                     yield progress(stopped=True)
                     return
-                if ranks.is_main:
+                if metrics:
                     content = {**(content or {}), "best_top1": best, "validation_due": False}
+                    content["metrics"] = metrics.written.model_dump()
                     folder.save(step, content, settings.keep, best > before)
                 yield progress(scores)
 
