@@ -21,10 +21,12 @@ from .settle import Ingredients
 TYPICAL_BYTES_PER_PIXEL = 0.73
 # Of one core with AVX-512 in fp32 convolutions, measured: good to a factor of two or three.
 CPU_FLOP_PER_SECOND = 8e10
-# A rehearsal's bounds: pixels of a batch (64 pictures of 256 px), side of a picture, and seconds of a pass.
+# A rehearsal's bounds: pixels of a batch (64 pictures of 256 px), side of a picture, seconds of a pass, and seconds
+# after which a pass is as good as one that another went before.
 MOST_PIXELS = 1 << 22
 LARGEST_SIDE = {"cpu": 256, "gpu": 512}
 LONGEST_PASS = 10.0
+LONG_PASS = 2.0
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class StreamEstimate:
 def estimate_streams(
     ingredients: Ingredients, storage: Storage, device: str, names: list[str]
 ) -> Iterator[StreamEstimate]:
-    """Time a few samples of each stream, after one untimed pass, and scale up."""
+    """Time a few samples of each stream, after one untimed pass where that is short, and scale up."""
     facts = ingredients.facts
     model = ingredients.model
     if model is not None and any(stream.uses_directions for stream in ingredients.recipe.streams):
@@ -70,7 +72,7 @@ def estimate_streams(
                 seconds = time.perf_counter() - started
                 if seconds > LONGEST_PASS:
                     break
-            if seconds > LONGEST_PASS:
+            if seconds > LONG_PASS:
                 break
         made = [image for image in images if image is not None]
         size = scale * sum(map(len, made)) / max(len(made), 1)
@@ -139,5 +141,5 @@ def _timed_samples(rehearsal: Rehearsal, context: RenderContext) -> int:
     resolution = context.facts.generator.resolution
     assert context.recipe.generator is not None
     if context.device == "cpu":
-        return min(context.recipe.generator.batch_size, 64 if resolution <= 64 else 2)
+        return min(context.recipe.generator.batch_size, 64 if resolution <= 64 else 1)
     return min(context.recipe.generator.batch_size, max(1, MOST_PIXELS // resolution**2))
