@@ -268,6 +268,22 @@ def test_a_run_without_its_metrics_goes_on_with_new_ones(two_steps: tuple[Config
     assert [line["step"] for line in scores(out)] == [3, 4]
 
 
+def test_a_run_of_an_earlier_version_goes_on_with_its_metrics_as_they_are(
+    two_steps: tuple[Configuration, Inputs, Path], tmp_path: Path
+):
+    configuration, inputs, run = two_steps
+    out = shutil.copytree(run, tmp_path / "copy")
+    saved = torch.load(out / "last.pt", weights_only=True)
+    del saved["metrics"]
+    (out / "last.pt").unlink()
+    torch.save(saved, out / "last.pt")
+    identity = json.loads((out / "run.json").read_text())
+    del identity["sha256"]
+    (out / "run.json").write_text(json.dumps(identity))
+    go(configuration, inputs, out)
+    assert [line["step"] for line in scores(out)] == [1, 2, 3]
+
+
 def test_a_line_of_metrics_that_was_cut_short_is_dropped_and_nothing_else_is_written_through_links(
     two_steps: tuple[Configuration, Inputs, Path], tmp_path: Path
 ):

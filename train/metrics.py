@@ -56,15 +56,16 @@ class Metrics:
     """Appends to a run's metrics. A run that goes on from a checkpoint first drops what was written after it.
 
     Raises FormatError where the lines before it are not those that the checkpoint was saved after. A file that is not
-    there begins anew.
+    there begins anew. before: none where the checkpoint is of an earlier version, which said nothing of them.
     """
 
-    def __init__(self, folder: Path, step: int, before: Written) -> None:
+    def __init__(self, folder: Path, step: int, before: Written | None) -> None:
         path = folder / METRICS
-        content = path.read_bytes() if path.exists() else None
-        kept = b"" if content is None else content[: before.bytes]
+        there = path.exists()
+        content = path.read_bytes() if there else b""
+        kept = content[: before.bytes] if before else content
         self._digest = hashlib.sha256(kept)
-        if content is not None and (len(kept), self._digest.hexdigest()) != (before.bytes, before.sha256):
+        if there and before and (len(kept), self._digest.hexdigest()) != (before.bytes, before.sha256):
             raise FormatError(
                 f"{path}: altered: its first {before.bytes:,} bytes are not what was written when {LAST} was saved; "
                 "restore it from a copy, or remove it to go on without its lines"

@@ -24,7 +24,7 @@ class SavedTraining(BaseModel):
     interval: Interval
     model: dict[str, Any]
     optimizer: dict[str, Any]
-    metrics: Written
+    metrics: Written | None = None  # none: of an earlier version
     validation_due: bool = False  # checkpoints of before they were written before a validation
 
 

@@ -54,9 +54,12 @@ class RunFolder:
         if IDENTITY not in found and found - {LOCK}:
             raise UsageError(f"--out {self.path}: holds something else than a run (no {IDENTITY}); name a new folder")
 
-    def check_same(self, configuration: Configuration, identity: Mapping[str, Any]) -> None:
+    def check_same(self, configuration: Configuration, identity: Mapping[str, Any], sealed: bool = True) -> None:
         """Raise UsageError that names what changed since the run began. Its last stage may change its length, where
-        its learning rate does not follow it."""
+        its learning rate does not follow it.
+
+        sealed: whether `run.json` has its own digest, which those of earlier versions lack.
+        """
         path = self.path / IDENTITY
         if not path.is_file():
             return
@@ -66,7 +69,7 @@ class RunFolder:
             raise FormatError(f"{path}: not JSON: {shorten(str(error))}") from error
         if not isinstance(before, dict):
             raise FormatError(f"{path}: a {type(before).__name__}, expected an object that says what the run is")
-        if before.pop(DIGEST, None) != _digest(before):
+        if before.pop(DIGEST, None) != _digest(before) and sealed:
             raise FormatError(f"{path}: altered since the run wrote it; restore it from a copy, or name a new folder")
         last = configuration.stages[-1]
         lengths = {f"stages.{last.name}.epochs", f"stages.{last.name}.steps"}

@@ -151,12 +151,12 @@ def train(
         notes += tuple(f"--init {configuration.init}: {note}" for note in said)
     identity = identify(configuration, inputs, init_sha256)
     ranks.agree({**identity, **settings.shared(), "genint": version("genint"), "torch": torch.__version__})
-    ranks.share(lambda: folder.check_same(configuration, identity))
+    content = ranks.share(folder.load_last)
+    ranks.share(lambda: folder.check_same(configuration, identity, sealed=content is None or "metrics" in content))
     if not settings.skip_unreadable:
         inputs.check()
 
     # Where an earlier run stopped.
-    content = ranks.share(folder.load_last)
     saved, interval, best = None, Interval(), -1.0
     if content is not None:
         saved = read_training(content, out / LAST)
