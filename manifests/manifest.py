@@ -176,17 +176,10 @@ class Manifest(Table):
     lost_workers: int
     sha256: Digest | None = Field(None, description="Digest of all else in this file, as canonical JSON.")
 
-    def seal(self) -> "Manifest":
-        """Its copy with its own digest."""
-        return self.model_copy(update={"sha256": self._own_digest()})
-
-    @property
-    def is_intact(self) -> bool:
-        """Whether it is as it was sealed. One without a digest is of an earlier version, and only `verify` can tell."""
-        return self.sha256 is None or self.sha256 == self._own_digest()
-
-    def _own_digest(self) -> Digest:
-        return hashlib.sha256(dump_json(self.model_dump(mode="json", exclude={"sha256"}))).hexdigest()
+    def to_json(self) -> bytes:
+        """The file's content, with its own digest."""
+        tree = self.model_dump(mode="json", exclude={"sha256"})
+        return json.dumps({**tree, "sha256": _own_digest(tree)}, indent=1).encode() + b"\n"
 
     def stream(self, name: str) -> StreamEntry:
         """The stream of that name. Raises FormatError with the known names."""
@@ -225,12 +218,23 @@ def load_manifest(storage: Storage, altered: bool = False) -> Manifest:
     except FileNotFoundError as error:
         raise FormatError(f"{storage}: no {MANIFEST}: not a finished dataset") from error
     manifest = Manifest.from_json(content, storage / MANIFEST)
-    if not (altered or manifest.is_intact):
+    if not (altered or is_intact(content)):
         raise FormatError(
             f"{storage / MANIFEST}: altered since it was written; restore it from a copy, or give the command that "
             "built the dataset again: it writes it anew"
         )
     return manifest
+
+
+def is_intact(content: bytes) -> bool:
+    """Whether a manifest is as it was written. One without its digest is of an earlier version, left to `verify`."""
+    tree = json.loads(content)
+    digest = tree.pop("sha256", None)
+    return digest is None or digest == _own_digest(tree)
+
+
+def _own_digest(tree: dict[str, Any]) -> Digest:
+    return hashlib.sha256(dump_json(tree)).hexdigest()
 
 
 def load_dataset_recipe(storage: Storage) -> Recipe:

@@ -23,6 +23,7 @@ from .manifest import (
     StreamEntry,
     digest_parameters,
     dump_json,
+    is_intact,
     part_name,
 )
 from .records import StreamTotals, part_shards, read_planned_part, sum_lines
@@ -98,7 +99,7 @@ def _altered_files(storage: Storage) -> Iterator[str]:
 def _compare_plan(dataset: Dataset, manifest: Manifest) -> Iterator[str]:
     """The manifest's own fields against plan and recipe."""
     entry, recipe = dataset.entry, dataset.recipe
-    if not manifest.is_intact:
+    if not is_intact(dataset.storage.read(MANIFEST)):
         yield f"{MANIFEST}: altered since it was written"
     elif manifest.sha256 is None or manifest.plan_sha256 is None:
         yield f"{MANIFEST}: without the digests that this version writes; the command that built the dataset adds them"

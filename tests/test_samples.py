@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from genint.manifests.errors import FormatError
-from genint.manifests.manifest import load_manifest
+from genint.manifests.manifest import Manifest, load_manifest
 from genint.manifests.samples import MemberTable, StreamSamples
 from genint.manifests.shard import load_index, read_sample
 from genint.manifests.storage import Storage
@@ -121,7 +121,8 @@ def test_a_part_that_is_not_what_the_manifest_says_of_it_is_named(copied: Path, 
     manifest = json.loads((copied / "manifest.json").read_text())
     (entry,) = (stream for stream in manifest["streams"] if stream["name"] == "natural")
     entry["parts"][0]["sha256"] = hashlib.sha256(part.read_bytes()).hexdigest()
-    (copied / "manifest.json").write_text(json.dumps(manifest))
+    manifest = Manifest.from_json(json.dumps(manifest).encode(), "manifest.json")
+    (copied / "manifest.json").write_bytes(manifest.to_json())
     with pytest.raises(FormatError, match=r"natural-00000\.jsonl: not the records of 3 shards from 0 on"):
         open_samples(copied)
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 from genint.manifests.dataset import load_dataset
-from genint.manifests.manifest import Record, digest_parameters, load_manifest, read_records
+from genint.manifests.errors import FormatError
+from genint.manifests.manifest import Record, digest_parameters, dump_json, load_manifest, read_records
 from genint.manifests.shard import ShardWriter, index_path, load_index, read_sample
 from genint.manifests.storage import Storage
 from genint.manifests.verification import verify_shard
@@ -85,10 +86,15 @@ def write_shard(path: Path, samples: Samples) -> dict[str, Any]:
     return {**vars(shard.summary), "parameters_sha256": digest_parameters(parameters)}
 
 
-def edit_manifest(dataset: Path, edit: Callable[[dict[str, Any]], None]) -> None:
+def edit_manifest(dataset: Path, edit: Callable[[dict[str, Any]], None], seal: bool = True) -> None:
+    """Change the manifest, and by default its digests of the plan and of itself."""
     path = dataset / "manifest.json"
     manifest = json.loads(path.read_text())
     edit(manifest)
+    if seal:
+        manifest["plan_sha256"] = hashlib.sha256((dataset / "records/plan.json").read_bytes()).hexdigest()
+        rest = {key: value for key, value in manifest.items() if key != "sha256"}
+        manifest["sha256"] = hashlib.sha256(dump_json(rest)).hexdigest()
     path.write_text(json.dumps(manifest))
 
 
@@ -293,7 +299,38 @@ def test_plan_of_another_build_is_caught(dataset: Path, verify: Callable[[], lis
     plan = json.loads(path.read_text())
     plan["fingerprint"]["weights_sha256"] = "0" * 64
     path.write_text(json.dumps(plan))
+    assert verify()[0] == "records/plan.json: altered since the dataset was finished"
+    edit_manifest(dataset, lambda manifest: None)
     assert verify()[0] == "records/plan.json is not the plan of the manifest"
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda m: m["streams"][0]["class_names"].reverse(),
+        lambda m: m["streams"][1].pop("remarks"),
+        lambda m: m["streams"][0].update(samples=1),
+        lambda m: m.update(sha256="0" * 64),
+    ],
+)
+def test_a_manifest_altered_by_accident_is_refused_wherever_it_is_read(
+    dataset: Path, verify: Callable[[], list[str]], edit: Callable[[dict[str, Any]], None]
+) -> None:
+    edit_manifest(dataset, edit, seal=False)
+    with pytest.raises(FormatError, match=r"manifest\.json: altered since it was written; restore it from a copy, or "):
+        load_manifest(Storage(str(dataset)))
+    assert "manifest.json: altered since it was written" in verify()
+
+
+def test_a_manifest_without_digests_of_its_own_is_read_and_named_by_verify(
+    dataset: Path, verify: Callable[[], list[str]]
+) -> None:
+    def before(manifest: dict[str, Any]) -> None:
+        del manifest["sha256"], manifest["plan_sha256"]
+
+    edit_manifest(dataset, before, seal=False)
+    assert load_manifest(Storage(str(dataset))).streams
+    assert "without the digests that this version writes; the command that built the dataset adds them" in verify()[0]
 
 
 def empty_all(manifest: dict[str, Any]) -> None:

@@ -191,10 +191,10 @@ def release(dataset: Dataset, lost_workers: int = 0) -> Manifest:
         shard_seconds=round(sum(total.seconds for total in closed), 1),
         retried_shards=sum(total.retried for total in closed),
         lost_workers=lost_workers,
-    ).seal()
+    )
     write_card(dataset, manifest)
     # Written last: a manifest on disk means that every shard is complete.
-    storage.write(MANIFEST, manifest.model_dump_json(indent=1).encode() + b"\n")
+    storage.write(MANIFEST, manifest.to_json())
     for stream in recipe.streams:
         store.clear(stream.name)
     return manifest
