@@ -275,10 +275,14 @@ def _check_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
             continue
         if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
             raise FormatError(f"{path}: {key} ({array.dtype}) holds values that are not finite numbers")
-    # GANSpace's own files have neither margins nor a source; ours have all three.
-    source = str(arrays.get("source", "absent" if "sign_margins" in arrays else "imported"))
+    # GANSpace's own files have neither margins nor a source; ours have all three, and say what they are of.
+    source = str(arrays.get("source", "imported"))
     if source not in SOURCES:
         raise FormatError(f"{path}: source is {source}, expected {', '.join(SOURCES)}")
+    ours = ("source", "sign_margins", "value_margins", *(() if source == "imported" else ("layer", "class_label")))
+    lacking = [key for key in ours if key not in arrays]
+    if lacking and any(key in arrays for key in ours):
+        raise FormatError(f"{path}: no {', '.join(lacking)}; a file that `genint-pipeline directions` wrote has it")
     if "samples" in arrays and arrays["samples"] < 1:
         raise FormatError(f"{path}: samples = {arrays['samples']}, expected 1 or more")
     for key in ("act_stdev", "lat_stdev"):

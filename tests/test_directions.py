@@ -354,7 +354,10 @@ def test_a_cut_or_foreign_file_is_refused_and_a_missing_one_named(directions, tm
     ("spoil", "message"),
     [
         (lambda members: members.update({"layer.npy": b"hello"}), "layer is no array"),
-        (lambda members: members.pop("source.npy"), "source is absent, expected exact, sampled, imported"),
+        *(
+            (lambda members, key=key: members.pop(f"{key}.npy"), f"no {key}; a file that `genint-pipeline directions`")
+            for key in ("source", "sign_margins", "value_margins", "layer")
+        ),
         (lambda members: members.update({"layer.npy": members["class_label.npy"]}), "layer .* no short text"),
         (lambda members: members.update({"x.npy": bytes(2**20)}), "unpacks to .* bytes, limit 1,000,000"),
     ],
