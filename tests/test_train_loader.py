@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,10 @@ from genint.train.augmentation import Augmentation
 from genint.train.checkpoint import Preprocessing
 from genint.train.loader import StepBatch, StepLoader, evaluation_batches
 from genint.train.streams import TrainStream, open_images, open_shards
+from genint.train.workers import load_items
 from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
 
 BATCHES = {"natural": 11, "observational": 8, "interventional": 9}
 STEPS = 8  # natural and interventional images straddle epochs of 60
@@ -240,3 +244,43 @@ def test_evaluation_reads_in_order(streams: list[TrainStream], workers: int) -> 
     everything = torch.cat([pictures for pictures, _ in batches])
     assert torch.equal(some, everything[[40, 3]])
     assert labels.tolist() == [images.read(40)[1], images.read(3)[1]]
+
+
+@dataclass(frozen=True)
+class Number:
+    value: Tensor
+
+    def tensors(self) -> list[Tensor]:
+        return [self.value]
+
+
+class Numbers(Dataset[Number]):
+    def __getitem__(self, index: int) -> Number:
+        return Number(torch.tensor(index))
+
+
+class Asked(BaseException):
+    pass
+
+
+def test_a_signal_while_workers_start_is_heard_once_they_have_and_leaves_none_behind() -> None:
+    armed = [True]
+
+    def ask() -> None:
+        if armed:
+            armed.clear()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def raise_it(number: int, frame: object) -> None:
+        raise Asked
+
+    os.register_at_fork(after_in_parent=ask)
+    others = set(multiprocessing.active_children())
+    before = signal.signal(signal.SIGTERM, raise_it)
+    try:
+        with pytest.raises(Asked):
+            next(load_items(Numbers(), range(4), workers=1))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert not armed
+    assert set(multiprocessing.active_children()) == others

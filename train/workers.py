@@ -83,21 +83,22 @@ def load_items(
     if workers:
         _check_sockets()
     others = set(multiprocessing.active_children())
-    with _quiet(), _child_signals_kept(), _start_named():
-        loader: DataLoader[Any] = DataLoader(
-            _Handed(dataset),
-            batch_size=None,
-            sampler=indices,
-            num_workers=workers,
-            worker_init_fn=_start_worker,
-            collate_fn=_as_it_is,
-            pin_memory=pin_memory,
-            prefetch_factor=prefetch if workers else None,
-            # A generator of its own: seeding workers would else draw from the one that the model draws from.
-            generator=torch.Generator(),
-        )
-        items = iter(loader)
+    items: Any = None
     try:
+        with _quiet(), _child_signals_kept(), _start_named(), _without_stop_signals():
+            loader: DataLoader[Any] = DataLoader(
+                _Handed(dataset),
+                batch_size=None,
+                sampler=indices,
+                num_workers=workers,
+                worker_init_fn=_start_worker,
+                collate_fn=_as_it_is,
+                pin_memory=pin_memory,
+                prefetch_factor=prefetch if workers else None,
+                # A generator of its own: seeding workers would else draw from the one that the model draws from.
+                generator=torch.Generator(),
+            )
+            items = iter(loader)
         while True:
             try:
                 item = next(items)
@@ -112,13 +113,25 @@ def load_items(
                 raise item.error
             yield item
     finally:
-        started = set(multiprocessing.active_children()) - others
-        del items  # ends the workers
-        for worker in started:
-            # One that waits for a file that never comes: it ignores the signals that torch ends it with.
-            if worker.is_alive():
-                worker.kill()
-                worker.join()
+        with _without_stop_signals():
+            started = set(multiprocessing.active_children()) - others
+            items = None  # ends the workers
+            for worker in started:
+                # One that waits for a file that never comes: it ignores the signals that torch ends it with.
+                if worker.is_alive():
+                    worker.kill()
+                    worker.join()
+
+
+@contextmanager
+def _without_stop_signals() -> Iterator[None]:
+    """Hold SIGINT and SIGTERM back for a moment. A handler that raises would leave workers that nobody ends, and those
+    that are forked meanwhile would have it too."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _check_sockets() -> None:
