@@ -22,6 +22,7 @@ from torch.utils.data import Dataset
 
 from ..manifests.console import ProgressDisplay
 from ..manifests.errors import GenintError, UsageError
+from ..manifests.kernels import hold_kernels
 from ..manifests.pictures import damage_named, decode_picture
 from ..manifests.shard import sync_folder
 from ..manifests.storage import Storage
@@ -99,7 +100,9 @@ def predict(
     labels: list[NDArray[np.int32]] = []
     finite = torch.ones((), dtype=torch.bool, device=device)
     done = 0
-    with torch.inference_mode(), torch.autocast(torch.device(device).type, torch.bfloat16, precision == "bf16"):
+    mixed = torch.autocast(torch.device(device).type, torch.bfloat16, precision == "bf16")
+    # A report that says fp32 has none of TF32, which torch has convolutions on a GPU in.
+    with torch.inference_mode(), mixed, hold_kernels(torch.backends):
         for batch in batches:
             pictures = batch.pictures.to(device, non_blocking=True)
             logits = model(classifier.preprocessing.normalize(pictures)).float()

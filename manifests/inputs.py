@@ -95,12 +95,15 @@ class Listing:
         return [range(bisect_left(self.paths, f"{f}/"), bisect_left(self.paths, f"{f}0")) for f in self.folders]
 
     def read(self, path: str) -> bytes:
-        """The bytes of one of the paths. Raises OSError, also where a tar no longer has the member in its place."""
-        if not self.offsets:
-            return read_file(Path(self.root) / path)
+        """The bytes of one of the paths. Raises OSError, also where file or tar are not as they were listed."""
         position = bisect_left(self.paths, path)
-        tar, extension, member = path.partition("/")[2].partition(".tar/")
         size = self.sizes[position]
+        if not self.offsets:
+            content = read_file(Path(self.root) / path)
+            if len(content) != size:
+                raise OSError(errno.EIO, "the file has changed since it was listed")
+            return content
+        tar, extension, member = path.partition("/")[2].partition(".tar/")
         with open(Path(self.root) / f"{tar}{extension[:-1]}", "rb") as file:
             file.seek(self.offsets[position] - BLOCK)
             header, content = file.read(BLOCK), file.read(size)

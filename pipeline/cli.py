@@ -279,7 +279,10 @@ def _make_pool(settings: "WorkerSettings", executor: str, workers: int | None, a
     if executor == "ray":
         from .shards.ray_executor import RayPool
 
-        return RayPool(settings, workers, address, _end_at_once)
+        pool = RayPool(settings, workers, address, _end_at_once)
+        if settings.device == "auto":
+            click.echo(f"--device auto: {pool.what}s of the cluster", err=True)
+        return pool
     from .shards.executor import LocalPool
 
     return LocalPool(settings, workers)

@@ -122,6 +122,20 @@ def classifier(model: nn.Module, names: tuple[str, ...] = NAMES) -> Classifier:
     return Classifier("toy", model.eval(), "toy", names, PLAIN, "0" * 64)
 
 
+def test_full_precision_is_full_whatever_torch_was_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    class Watching(Oracle):
+        def forward(self, images: Tensor) -> Tensor:
+            seen.append((torch.backends.cudnn.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision))
+            return super().forward(images)
+
+    monkeypatch.setattr(torch.backends.cudnn.conv, "fp32_precision", "tf32")
+    predict(classifier(Watching()), Pictures(), batch_size=40)
+    assert seen == [("ieee", "ieee")]
+    assert torch.backends.cudnn.conv.fp32_precision == "tf32"
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_oracle_is_always_right_for_any_number_of_workers(workers: int) -> None:
     found = predict(classifier(Oracle()), Pictures(), batch_size=7, workers=workers)

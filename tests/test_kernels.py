@@ -2,15 +2,17 @@
 
 import json
 from collections.abc import Callable, Iterator
+from operator import attrgetter
 
 import pytest
 import torch
-from genint.pipeline.networks.kernels import SETTINGS, repeatable_kernels
+from genint.manifests.kernels import SETTINGS
+from genint.pipeline.networks.kernels import repeatable_kernels
 from genint.pipeline.shards.environment import describe_environment
 
 
 def read() -> list[object]:
-    return [getattr(owner, name) for owner, name, _ in SETTINGS]
+    return [attrgetter(f"{owner}.{name}")(torch.backends) for owner, name, _ in SETTINGS]
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +22,7 @@ def everything_as_before() -> Iterator[None]:
     torch.set_float32_matmul_precision("highest")
     torch.backends.fp32_precision = precision
     for (owner, name, _), value in zip(SETTINGS, former, strict=True):
-        setattr(owner, name, value)
+        setattr(attrgetter(owner)(torch.backends), name, value)
 
 
 def nothing() -> None:

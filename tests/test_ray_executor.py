@@ -1,6 +1,7 @@
 """The Ray executor makes the bytes of the local one, also when nodes die."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import ray
+from genint.pipeline.shards import driver
 from ray.cluster_utils import Cluster
 
 DRIVER = [sys.executable, "-c", "from genint.pipeline.cli import main; main()", "build-shards"]
@@ -156,11 +158,29 @@ def test_what_a_cluster_cannot_be_asked_for_is_refused_before_work_starts(
     assert not (tmp_path / "dataset").exists()
 
 
-def test_a_cluster_without_gpus_says_so_unless_workers_are_asked_for(tmp_path, tiny_recipe, cluster, run_cli):
+def test_a_worker_has_its_gpu_also_on_a_node_that_lends_no_cpu(tmp_path, tiny_recipe, cluster, run_cli, monkeypatch):
+    monkeypatch.setattr(driver, "MAX_FRUITLESS", 1)
     options = ["--executor", "ray", "--address", cluster.address, "--device", "cuda"]
     result = run_cli("build-shards", tiny_recipe, "--out", tmp_path / "dataset", *options)
     assert result.exit_code == 1
     assert "has no GPU; where nodes come on demand, say how many with --workers" in result.err
+    node = cluster.add_node(num_cpus=0, num_gpus=1)
+    try:
+        result = run_cli("build-shards", tiny_recipe, "--out", tmp_path / "dataset", *options)
+    finally:
+        cluster.remove_node(node)
+    # It was placed, and found that this GPU is but a number of Ray's.
+    assert result.exit_code == 1
+    assert re.search(r"error: a worker cannot start: \w+: .*(CUDA|NVIDIA)", result.err)
+
+
+def test_an_error_of_ray_is_one_line_with_its_cause() -> None:
+    class ActorDiedError(Exception):
+        """As Ray words them."""
+
+    ActorDiedError.__module__ = "ray.exceptions"
+    error = ActorDiedError("The actor died.\n\x1b[36mray::Worker()\x1b[39m (pid=7)\n\nImportError: libcudnn.so.9\n")
+    assert driver.describe_error(error) == "ActorDiedError: The actor died. ImportError: libcudnn.so.9"
 
 
 def test_a_full_disk_ends_a_local_ray_in_one_line_whatever_cluster_the_environment_names(tmp_path, tiny_recipe):

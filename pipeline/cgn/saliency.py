@@ -98,11 +98,11 @@ def make_saliency(description: Mapping[str, Any], origin: str) -> Saliency:
     raise FormatError(f"{origin}: not the description of a saliency network: {str(dict(description))[:100]}")
 
 
-def load_saliency(path: str | Path, normalise: bool = True) -> tuple[Saliency, str]:
+def load_saliency(path: str | Path, normalise: bool = True, expected: str | None = None) -> tuple[Saliency, str]:
     """A frozen network from a file, and the file's sha256: the published `u2net.pth`, or one of `fit-saliency`.
 
     normalise: of the published file, which says nothing of it. Raises UsageError where there is no file, FormatError
-    where it is something else.
+    where it is something else, or not the file of the sha256 that is `expected`.
     """
     path = Path(path)
     if not path.is_file():
@@ -111,7 +111,7 @@ def load_saliency(path: str | Path, normalise: bool = True) -> tuple[Saliency, s
             "github.com/xuebinqin/U-2-Net; not the smaller u2netp.pth), "
             "or a saliency.pth of fit-saliency"
         )
-    weights, sha256 = load_weights(path)
+    weights, sha256 = load_weights(path, expected)
     if "stage1.rebnconvin.conv_s1.weight" in weights:
         saliency = Saliency(U2Net(), normalise)
         fit_weights(saliency.network, weights, f"{path}: not the full U2NET")

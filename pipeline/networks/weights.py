@@ -16,9 +16,14 @@ _MAX_NAMED_KEYS = 3
 _OPTIONAL = "num_batches_tracked"
 
 
-def load_weights(path: Path) -> tuple[dict[str, Any], str]:
-    """A state dict, and the sha256 of the bytes read. Raises FormatError for anything else; nothing is executed."""
+def load_weights(path: Path, expected: str | None = None) -> tuple[dict[str, Any], str]:
+    """A state dict, and the sha256 of the bytes read. Raises FormatError for anything else; nothing is executed.
+
+    expected: the sha256 of the weights that a dataset is rendered with, if it is for one; others are refused.
+    """
     weights, sha256 = load_weights_file(path, partial(torch.load, map_location="cpu", weights_only=True))
+    if expected is not None and sha256 != expected:
+        raise FormatError(f"{path}: weights {sha256[:12]}, the dataset is rendered with {expected[:12]}")
     if not isinstance(weights, dict):
         raise FormatError(f"{path}: holds a {type(weights).__name__}, expected a dictionary of tensors")
     check_tensors(weights, str(path))

@@ -81,6 +81,7 @@ class Worker:
             settings.device,
             generator.model if generator else None,
             find_roots(self._dataset),
+            {name: entry.sha256 for name, entry in self._dataset.entry.fingerprint.inputs.items()},
         )
         environment = describe_environment(settings.device)
         self._environment = environment.id

@@ -129,15 +129,7 @@ def _render(
     members: NDArray[np.int64],
 ) -> Tensor:
     """Pictures of one mechanism on the CPU; those of the MNIST form before the shuffler."""
-    cgn = open_mechanisms(
-        stream.cgn,
-        find_network(context, stream.cgn),
-        stream.truncation,
-        stream.batch_size,
-        stream.precision,
-        stream.normalise,
-        context.device,
-    )
+    cgn = find_mechanisms(context, stream.cgn, stream.truncation, stream.batch_size, stream.precision, stream.normalise)
     latents = torch.from_numpy(stream.draw_latents(context.facts, mechanism, labels, members))
     return render_mechanism(cgn, mechanism, latents, torch.from_numpy(labels)).cpu()
 
@@ -150,15 +142,23 @@ def render_mechanism(cgn: Cgn, mechanism: str, latents: Tensor, classes: Tensor)
     return (cgn.texture if mechanism == "texture" else cgn.background)(latents, classes, windows)
 
 
-def find_network(context: RenderContext, name: str) -> Path | None:
-    """Where a network is; None where a stand-in will do. Raises GenintError where it is not on this machine."""
+def find_mechanisms(
+    context: RenderContext, name: str, truncation: float, batch_size: int, precision: Precision, normalise: bool | None
+) -> Cgn:
+    """A network of the recipe, or where only time is of interest its stand-in.
+
+    Raises GenintError where it is not on this machine, or where its files are not those of the build.
+    """
     place = Path(context.roots[name]) if name in context.roots else cgn_place(name)
     if place is None and not context.stand_ins:
         raise GenintError(f"input {name}: not on this machine; give it with --input {name}=PATH")
-    return place
+    cgn = open_mechanisms(name, place, truncation, batch_size, precision, normalise, context.device)
+    if place is not None and cgn.facts.digests != context.facts.cgns[name].digests:
+        raise GenintError(f"input {name}: {place}: other files than those that the dataset is rendered with")
+    return cgn
 
 
-# Loaded once a worker; a file is known by its place, since its digest was checked when the build was settled.
+# Loaded once a worker.
 @lru_cache(maxsize=2)
 def open_mechanisms(
     name: str,

@@ -21,7 +21,7 @@ from ..cgn.mnist_form import shuffle
 from ..cgn.saliency import Saliency, load_saliency, make_saliency
 from ..images.encode import encode_mask
 from ..images.pictures import fit_picture
-from .counterfactual import find_network, open_mechanisms, render_mechanism, to_pixels
+from .counterfactual import find_mechanisms, render_mechanism, to_pixels
 from .references import read_referred
 from .rendering import RenderContext, Rendered
 
@@ -148,8 +148,7 @@ def _render_backgrounds(
 ) -> Pixels:
     """Backgrounds [N, H, W, 3] of the CGN's mechanism."""
     assert stream.cgn is not None
-    place = find_network(context, stream.cgn)
-    cgn = open_mechanisms(stream.cgn, place, stream.truncation, stream.batch_size, "fp32", None, context.device)
+    cgn = find_mechanisms(context, stream.cgn, stream.truncation, stream.batch_size, "fp32", None)
     latents = stream.background_latents(context.facts, np.array([sample.index for sample in samples]))
     labels = torch.tensor([reference["class_label"] for reference in references])
     pictures = render_mechanism(cgn, "background", torch.from_numpy(latents), labels).cpu()
@@ -206,7 +205,8 @@ def _find_objects(context: RenderContext, stream: RecomposedStream, pictures: Se
     if not pictures:
         return []
     assert stream.saliency is not None
-    network = _open_saliency(context.roots.get(stream.saliency), stream.normalise, context.device, context.stand_ins)
+    place, sha256 = context.roots.get(stream.saliency), context.digests.get(stream.saliency)
+    network = _open_saliency(place, sha256, stream.normalise, context.device, context.stand_ins)
     batch = np.zeros((stream.batch_size, *pictures[0].shape), np.float32)
     batch[: len(pictures)] = np.stack(pictures)
     images = torch.from_numpy(batch).permute(0, 3, 1, 2).to(context.device) / 127.5 - 1
@@ -216,9 +216,9 @@ def _find_objects(context: RenderContext, stream: RecomposedStream, pictures: Se
 
 
 @lru_cache(maxsize=1)
-def _open_saliency(place: str | None, normalise: bool, device: str, stand_in: bool) -> Saliency:
+def _open_saliency(place: str | None, sha256: str | None, normalise: bool, device: str, stand_in: bool) -> Saliency:
     if place is not None:
-        network, _ = load_saliency(Path(place), normalise)
+        network, _ = load_saliency(Path(place), normalise, sha256)
     elif stand_in:
         network = make_saliency({"kind": "u2net", "normalise": normalise}, "stand-in").eval().requires_grad_(False)
     else:

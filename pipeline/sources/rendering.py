@@ -38,9 +38,9 @@ class Rendered:
 class RenderContext:
     """What renderers work with: recipe, facts, where earlier streams are, and the models, loaded once a worker.
 
-    roots: place of each input on this machine. stand_ins: only time is of interest, so noise stands for earlier
-    streams, which are not there, and random weights for networks that are not at hand. kept: what renderers keep
-    between shards.
+    roots: place of each input on this machine. digests: sha256 of the networks among them that the build settled on,
+    compared when one is loaded. stand_ins: only time is of interest, so noise stands for earlier streams, which are not
+    there, and random weights for networks that are not at hand. kept: what renderers keep between shards.
     """
 
     recipe: Recipe
@@ -49,6 +49,7 @@ class RenderContext:
     device: str
     model: BigGAN | None = None
     roots: Mapping[str, str] = field(default_factory=dict)
+    digests: Mapping[str, str] = field(default_factory=dict)
     stand_ins: bool = False
     kept: dict[str, Any] = field(default_factory=dict)
     _readers: dict[str, StreamReader] = field(default_factory=dict)

@@ -67,7 +67,8 @@ def _optimise(
     if context.stand_ins and stream.encoder not in context.roots:
         network = make_random_vgg().to(context.device, DTYPES[stream.precision])
     else:
-        network = _vgg(context.roots[stream.encoder], context.device, stream.precision)
+        path, sha256 = context.roots[stream.encoder], context.digests.get(stream.encoder)
+        network = _vgg(path, sha256, context.device, stream.precision)
     waiting: dict[int, Source] = {}
 
     def pairs() -> Iterator[Pair]:
@@ -88,7 +89,9 @@ def optimisation_flop(stream: TransferStream, roots: Mapping[str, str]) -> float
     """FLOP of a sample by optimisation, on average; one forward pass (AdaIN) counts as none."""
     if stream.method != "gatys":
         return 0.0
-    return stream.mean_evaluations * evaluation_flop(_vgg(roots[stream.encoder], "cpu", "fp32"), stream.working_side)
+    return stream.mean_evaluations * evaluation_flop(
+        _vgg(roots[stream.encoder], None, "cpu", "fp32"), stream.working_side
+    )
 
 
 def _feed_forward(
@@ -98,7 +101,8 @@ def _feed_forward(
     if context.stand_ins and any(name not in context.roots for name in ADAIN_INPUTS):
         network = make_random_adain().to(context.device)
     else:
-        network = _adain(*(context.roots[name] for name in ADAIN_INPUTS), context.device)
+        encoder, decoder = ((context.roots[name], context.digests.get(name)) for name in ADAIN_INPUTS)
+        network = _adain(encoder, decoder, context.device)
     size = _fit_batch(stream, context.device, network.width)
     while batch := list(islice(sources, size)):
         contents, styles = torch.zeros(2, size, 3, stream.crop, stream.crop, device=context.device)
@@ -167,12 +171,13 @@ def _to_tensor(picture: Image.Image, side: int, device: str) -> Tensor:
     return pixels.permute(2, 0, 1).float() / 255
 
 
-# Loaded once a worker; a file is known by its place, since its digest was checked when the build was settled.
+# Loaded once a worker.
 @lru_cache(maxsize=1)
-def _vgg(path: str, device: str, precision: Precision) -> Vgg:
-    return load_vgg(path).to(device, DTYPES[precision])
+def _vgg(path: str, sha256: str | None, device: str, precision: Precision) -> Vgg:
+    return load_vgg(path, sha256=sha256).to(device, DTYPES[precision])
 
 
 @lru_cache(maxsize=1)
-def _adain(encoder: str, decoder: str, device: str) -> AdainNetwork:
-    return load_adain(Path(encoder), Path(decoder)).to(device)
+def _adain(encoder: tuple[str, str | None], decoder: tuple[str, str | None], device: str) -> AdainNetwork:
+    """Each a path and a digest."""
+    return load_adain(Path(encoder[0]), Path(decoder[0]), (encoder[1], decoder[1])).to(device)

@@ -62,14 +62,14 @@ class AdainNetwork:
         return AdainNetwork(self.encoder.to(device), self.decoder.to(device))
 
 
-def load_adain(encoder: Path, decoder: Path) -> AdainNetwork:
+def load_adain(encoder: Path, decoder: Path, digests: tuple[str | None, str | None] = (None, None)) -> AdainNetwork:
     """Load `vgg_normalised.pth` and `decoder.pth`, or files of the same layout with other channels.
 
-    Raises FormatError where a file is anything else.
+    Raises FormatError where a file is anything else, or not the one of its sha256 in `digests`.
     """
-    first = _load_sequential(encoder, ENCODER_LAYERS, inputs=3)
+    first = _load_sequential(encoder, ENCODER_LAYERS, 3, digests[0])
     encoded = [module.out_channels for module in first if isinstance(module, nn.Conv2d)]
-    return AdainNetwork(first, _load_sequential(decoder, DECODER_LAYERS, inputs=encoded[-1]))
+    return AdainNetwork(first, _load_sequential(decoder, DECODER_LAYERS, encoded[-1], digests[1]))
 
 
 def make_random_adain(
@@ -107,9 +107,9 @@ def _make_sequential(layers: Sequence[str], inputs: int, channels: Sequence[int]
     return nn.Sequential(*modules).eval().requires_grad_(False)
 
 
-def _load_sequential(path: Path, layers: Sequence[str], inputs: int) -> nn.Sequential:
+def _load_sequential(path: Path, layers: Sequence[str], inputs: int, sha256: str | None) -> nn.Sequential:
     """A network whose channels are those of the file, which may go on where `layers` end (the public encoder does)."""
-    weights, _ = load_weights(path)
+    weights, _ = load_weights(path, sha256)
     names = _convolution_names(layers)
     shapes = [_shape(weights.get(name)) for name in names]
     if any(len(shape) != 4 for shape in shapes):

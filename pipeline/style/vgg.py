@@ -65,12 +65,12 @@ def _place(weight: Tensor, device: str | torch.device, dtype: torch.dtype) -> Te
     return weight.detach().to(device, dtype, memory_format=torch.channels_last)
 
 
-def load_vgg(path: str | Path, convolutions: int = CONVOLUTIONS) -> Vgg:
+def load_vgg(path: str | Path, convolutions: int = CONVOLUTIONS, sha256: str | None = None) -> Vgg:
     """Load a state dict with the names that torchvision gives a VGG without batch norm: `features.N.weight`.
 
-    Raises FormatError where the file is anything else.
+    Raises FormatError where the file is anything else, or not the one of that sha256.
     """
-    state, _ = load_weights(Path(path))
+    state, _ = load_weights(Path(path), sha256)
     return make_vgg(state, str(path), convolutions)
 
 
