@@ -142,14 +142,24 @@ def directions(
 @click.option(
     "--workers", type=click.IntRange(min=1), help="Workers, one device (CPU: one thread) each.  [default: all]"
 )
+@click.option(
+    "--workers-per-device",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    help="Workers that share a GPU: while one writes, another renders.",
+)
+@click.option(
+    "--encoders", type=click.IntRange(1, 256), help="Threads a worker that encode images.  [default: by its cores]"
+)
 @click.option("--address", help="Ray cluster to join: auto, or an address. Without it, ray runs on this machine.")
 @click.option(
     "--dry-run", is_flag=True, help="Print shards, samples, bytes, device hours and free disk; write nothing."
 )
 def build_shards(
     recipe: str, overrides: tuple[str, ...], weights: str | None, inputs: tuple[str, ...], device: str,
-    out: str | None, stream_names: tuple[str, ...], executor: str, workers: int | None, address: str | None,
-    dry_run: bool,
+    out: str | None, stream_names: tuple[str, ...], executor: str, workers: int | None, workers_per_device: int,
+    encoders: int | None, address: str | None, dry_run: bool,
 ) -> None:  # fmt: skip
     """Render every missing shard of RECIPE (a shipped name or a file) and write the dataset's manifest.
 
@@ -200,7 +210,9 @@ def build_shards(
         made: set[tuple[str, int]] = set()
         lost_workers = 0
         while not complete:
-            build = _build(dataset, names, lambda: _make_pool(settings, executor, workers, address))
+            build = _build(
+                dataset, names, lambda: _make_pool(settings, executor, workers, workers_per_device, encoders, address)
+            )
             made |= build.made
             lost_workers += build.lost_workers
             if set(names) != {stream.name for stream in loaded.streams}:
@@ -275,17 +287,20 @@ def _drop_unsound(dataset: "Dataset", made: set[tuple[str, int]]) -> int:
     return dropped
 
 
-def _make_pool(settings: "WorkerSettings", executor: str, workers: int | None, address: str | None) -> "WorkerPool":
+def _make_pool(
+    settings: "WorkerSettings", executor: str, workers: int | None, per_device: int, encoders: int | None,
+    address: str | None,
+) -> "WorkerPool":  # fmt: skip
     if executor == "ray":
         from .shards.ray_executor import RayPool
 
-        pool = RayPool(settings, workers, address, _end_at_once)
+        pool = RayPool(settings, workers, address, _end_at_once, per_device, encoders)
         if settings.device == "auto":
             click.echo(f"--device auto: {pool.what}s of the cluster", err=True)
         return pool
     from .shards.executor import LocalPool
 
-    return LocalPool(settings, workers)
+    return LocalPool(settings, workers, per_device, encoders)
 
 
 @contextmanager

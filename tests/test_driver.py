@@ -277,3 +277,16 @@ def test_a_gpu_to_avoid_gets_no_worker_and_the_others_keep_theirs(gpus) -> None:
     assert pool.is_avoided(bad)
     assert pool.num_workers == 2
     assert not pool.avoid(next(place for place in places if place.device == "cuda:0"))
+
+
+@pytest.mark.parametrize(
+    ("cores", "workers", "asked", "encoders"),
+    [(16, 1, None, 8), (16, 4, None, 3), (2, 2, None, 2), (1, 1, None, 2), (2, 2, 5, 5)],
+)
+def test_encoders_are_as_many_as_the_cores_allow_or_as_asked(
+    monkeypatch, gpus, cores, workers, asked, encoders
+) -> None:
+    gpus(8)
+    monkeypatch.setattr(executor, "count_cores", lambda: cores)
+    pool = LocalPool(WorkerSettings("", "", "cuda"), workers, encoders=asked)
+    assert pool._settings.encoders == encoders

@@ -35,7 +35,8 @@ def test_shards_hold_every_sample_once(recipe, facts, name):
     plan = StreamPlan(recipe.stream(name), facts)
     indices = np.concatenate([plan.indices(i) for i in range(plan.num_shards)])
     assert sorted(indices) == list(range(plan.count))
-    assert all(plan.shard_of(int(index)) == 0 for index in plan.indices(0))
+    indices = plan.indices(0).tolist()
+    assert [plan.locate(index) for index in indices] == [(0, place) for place in range(len(indices))]
 
 
 def test_shards_mix_the_classes(recipe, facts):

@@ -197,6 +197,6 @@ class StreamPlan:
     def samples(self, shard_index: int) -> list[Sample]:
         return self.stream.samples(self.facts, self.indices(shard_index))
 
-    def shard_of(self, sample_index: int) -> int:
-        """The shard in which a sample stands."""
-        return int(self._order.inverse(np.array([sample_index]))[0]) // self.stream.samples_per_shard
+    def locate(self, sample_index: int) -> tuple[int, int]:
+        """The shard in which a sample stands, and its planned place there, which holes before it do not change."""
+        return divmod(int(self._order.inverse(np.array([sample_index]))[0]), self.stream.samples_per_shard)

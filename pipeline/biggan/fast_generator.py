@@ -97,16 +97,32 @@ class FastGenerator:
 
     def render(self, latents: Tensor, class_labels: Tensor) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         """Pixels [N, H, W, 3] of the images, and which samples [N] are finite; pixels of the others mean nothing."""
+        return self.begin(latents, class_labels).finish()
+
+    def begin(self, latents: Tensor, class_labels: Tensor) -> "Rendering":
+        """`render`, without the wait for a GPU: what is begun next is computed while this is brought back."""
         images = self(latents, class_labels)
         finite = images.isfinite().flatten(1).all(dim=1)
         pixels = images.nan_to_num_(nan=-1.0).add_(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
-        return pixels.permute(0, 2, 3, 1).cpu().numpy(), finite.cpu().numpy()
+        found = pixels.permute(0, 2, 3, 1), finite
+        if self.device.type == "cpu":
+            return Rendering(*found)
+        # Into pinned memory: copies to any other wait for the GPU to finish.
+        pinned = [torch.empty_like(part, device="cpu", pin_memory=True) for part in found]
+        for part, copy in zip(found, pinned, strict=True):
+            copy.copy_(part, non_blocking=True)
+        return Rendering(pinned[0], pinned[1], torch.cuda.current_stream(self.device).record_event())
 
     def _checked(self, latents: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         """The arguments on the generator's device, or a UsageError."""
         config = self.config
         classes = check_classes(latents, classes, config.z_dim, config.num_classes)
-        return latents.to(self.device, torch.float32), classes.to(self.device)
+        return self._send(latents.float()), self._send(classes)
+
+    def _send(self, rows: Tensor) -> Tensor:
+        if self.device.type == "cuda" and rows.device.type == "cpu":
+            return rows.pin_memory().to(self.device, non_blocking=True)
+        return rows.to(self.device)
 
     def _forward(self, latents: Tensor, classes: Tensor) -> Tensor:
         embedded = self.embedding[classes] if classes.dim() == 1 else classes @ self.embedding
@@ -119,6 +135,21 @@ class FastGenerator:
         x = _affine_relu_(x, self.last_scale, self.last_shift)
         rgb = F.conv2d(_channels_first(x), self.conv_to_rgb, self.conv_to_rgb_bias, padding=1)
         return rgb.float().tanh_()
+
+
+@dataclass(frozen=True, eq=False)
+class Rendering:
+    """Pixels and finiteness on their way to the CPU; `arrived` is recorded after them, where they come from a GPU."""
+
+    pixels: Tensor
+    finite: Tensor
+    arrived: torch.Event | None = None
+
+    def finish(self) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        """Wait for them."""
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        return self.pixels.numpy(), self.finite.numpy()
 
 
 def pad_rows(rows: Tensor, count: int) -> Tensor:

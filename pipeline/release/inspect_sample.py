@@ -28,7 +28,7 @@ def inspect_sample(dataset: Dataset, key: str, sheet: Path | None = None) -> dic
     plan = dataset.plan(name)
     if number >= plan.count or key != plan.stream.key(number):
         raise UsageError(f"key {key!r}: stream {name} has {plan.count:,} samples")
-    shard_index = plan.shard_of(number)
+    shard_index, _ = plan.locate(number)
     path = shard_name(name, shard_index)
     if not dataset.storage.exists(path):
         raise UsageError(f"key {key!r}: its shard {path} is not there yet")

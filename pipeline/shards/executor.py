@@ -17,6 +17,10 @@ import torch
 from ...manifests.manifest import Record
 from .worker import Task, Worker, WorkerSettings
 
+# Two overlap encoding with rendering even on one core; beyond eight, what one thread does for each image is the limit.
+LEAST_ENCODERS = 2
+MOST_ENCODERS = 8
+
 
 @dataclass(frozen=True)
 class Place:
@@ -77,13 +81,22 @@ class WorkerPool(Protocol):
 
 
 class LocalPool:
-    """Workers on this machine: `num_workers`, or as many on each device. A lone one on the CPU is a thread of this
-    process, others are processes: what has gone wrong on a GPU stays with a process until it ends."""
+    """Workers on this machine: `num_workers`, or one a core, or `per_device` a GPU. A lone one on the CPU is a thread of this process,
+    others are processes: what has gone wrong on a GPU stays with a process until it ends.
 
-    def __init__(self, settings: WorkerSettings, num_workers: int | None = None, per_device: int = 1) -> None:
-        self._settings = settings
+    encoders: threads that encode, of each worker; None: as many as the cores allow.
+    """
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        num_workers: int | None = None,
+        per_device: int = 1,
+        encoders: int | None = None,
+    ) -> None:
         devices = list_devices(settings.device)
-        total = num_workers or per_device * (len(devices) if settings.device != "cpu" else count_cores())
+        total = num_workers or (count_cores() if settings.device == "cpu" else per_device * len(devices))
+        self._settings = replace(settings, encoders=encoders or choose_encoders(count_cores() / total))
         # By device, in turns: workers may be more than devices, and a successor takes its predecessor's.
         self._wanted = Counter(devices[number % len(devices)] for number in range(total))
         self._started: Counter[str] = Counter()
@@ -126,6 +139,11 @@ class LocalPool:
 def list_devices(device: str) -> list[str]:
     """The devices of this machine that a request for `cpu`, `cuda` or `cuda:N` means."""
     return [f"cuda:{number}" for number in range(torch.cuda.device_count())] if device == "cuda" else [device]
+
+
+def choose_encoders(cores: float) -> int:
+    """Encoding threads of a worker that has so many cores: one is left to the worker itself."""
+    return min(MOST_ENCODERS, max(LEAST_ENCODERS, int(cores) - 1))
 
 
 def count_cores() -> int:

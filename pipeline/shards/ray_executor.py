@@ -17,7 +17,7 @@ from ray.util.scheduling_strategies import NodeLabelSchedulingStrategy, NotIn
 
 from ...manifests.errors import GenintError, UsageError
 from ...manifests.manifest import Record
-from .executor import Place, WorkerHandle
+from .executor import LEAST_ENCODERS, Place, WorkerHandle, choose_encoders
 from .worker import Task, WorkerSettings
 
 # Seconds without an answer from the cluster's head; after 60 Ray itself ends this process without a word.
@@ -38,7 +38,7 @@ class RayPool:
 
     address: None starts Ray on this machine, "auto" joins the running cluster, or a cluster's address.
     num_workers: None takes every device of the kind the settings ask for, also of nodes that join later; of more than
-    there are, the rest waits. per_device: workers that share a GPU.
+    there are, the rest waits. per_device: workers that share a GPU. encoders: threads that encode, of each worker.
     on_lost: called from a thread, with a message, when the cluster is gone; the driver can only end then.
     """
 
@@ -49,6 +49,7 @@ class RayPool:
         address: str | None,
         on_lost: Callable[[str], None],
         per_device: int = 1,
+        encoders: int | None = None,
     ) -> None:
         _connect(address, num_workers)
         self._nodes = _read_nodes()
@@ -56,7 +57,8 @@ class RayPool:
             # What the cluster has counts, not what the driver's machine has.
             settings = replace(settings, device="cuda" if _count(self._nodes, "GPU") else "cpu")
         self.what = KINDS[settings.device]
-        self._settings, self._per_device = settings, per_device
+        self._settings, self._encoders = settings, encoders
+        self._per_device = per_device if self.what == "GPU" else 1
         self._requested, self._avoided = num_workers, set[str]()
         if num_workers is None and not _count(self._nodes, self.what):
             ray.shutdown()
@@ -69,17 +71,21 @@ class RayPool:
 
     @property
     def num_workers(self) -> int:
-        return self._requested or int(_count(self._usable(), self.what) * self._per_device)
+        return self._requested or _count(self._usable(), self.what) * self._per_device
 
     def start_worker(self) -> WorkerHandle:
         options: dict[str, Any] = {"num_cpus": 1}
+        encoders = self._encoders or LEAST_ENCODERS
         if self.what == "GPU":
-            options = {"num_gpus": 1 / self._per_device, "num_cpus": self._cpus_beside_a_gpu()}
+            # As many as it uses, but no more than its node has for each: an actor that asks for more waits for ever.
+            cpus = self._cpus_beside_a_gpu()
+            encoders = self._encoders or choose_encoders(cpus)
+            options = {"num_gpus": 1 / self._per_device, "num_cpus": min(encoders + 1, cpus)}
         if self._avoided:
             options["scheduling_strategy"] = NodeLabelSchedulingStrategy({NODE_LABEL: NotIn(*self._avoided)})
         # max_restarts=0: a fresh actor answers after seconds, a restarting one holds its node's resources for longer.
         actor = ray.remote(_make_actor_class()).options(max_restarts=0, max_task_retries=0, **options).remote()
-        return _RayWorker(actor, self._settings)
+        return _RayWorker(actor, replace(self._settings, encoders=encoders))
 
     def avoid(self, place: Place | None) -> bool:
         self._avoided |= {place.node} if place else {node["NodeID"] for node in self._nodes}
@@ -103,9 +109,9 @@ class RayPool:
         return [node for node in self._nodes if node["NodeID"] not in self._avoided]
 
     def _cpus_beside_a_gpu(self) -> int:
-        """One for each worker where there are so many: an actor that asks for more than its node has waits for ever."""
+        """CPUs for each worker on the node that has the fewest of them."""
         shares = [_resource(node, "CPU") / _resource(node, "GPU") for node in self._usable() if _resource(node, "GPU")]
-        return min(1, int(min(shares, default=1) / self._per_device))
+        return int(min(shares, default=1) / self._per_device)
 
     def _watch(self, on_lost: Callable[[str], None]) -> None:
         """Ask the head for its nodes; calls to a dead cluster hang, also those that start a worker."""

@@ -2,10 +2,11 @@
 
 import tempfile
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import torch
@@ -25,11 +26,11 @@ from ...manifests.sources.stream import Stream
 from ...manifests.storage import Storage
 from ..images.encode import encode_image
 from ..sources import RENDERERS
+from ..sources.ahead import map_ahead, run_ahead
 from ..sources.rendering import RenderContext, Rendered
 from .environment import describe_environment
 from .settle import check_plan, find_roots, open_generator
 
-ENCODERS = 2
 # Rendered images waiting for an encoder: enough to overlap, little enough to hold in memory.
 ENCODE_AHEAD = 256
 
@@ -40,7 +41,7 @@ class WorkerSettings:
 
     plan: digest of the plan, by which a worker knows that it has the driver's dataset before it. weights, roots: the
     folder of the generator and the place of each input, as the user gave them; what is not given, each machine finds by
-    itself. earlier: where streams that others read are; None: at `url`.
+    itself. earlier: where streams that others read are; None: at `url`. encoders: threads that encode images.
     """
 
     url: str
@@ -49,6 +50,7 @@ class WorkerSettings:
     weights: str | None = None
     roots: dict[str, str] = field(default_factory=dict)
     earlier: str | None = None
+    encoders: int = 2
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class Worker:
         # differ in the last bits).
         torch.set_num_threads(1)
         torch.backends.cudnn.benchmark = False
+        self._encoders = settings.encoders
         self._dataset = load_dataset(settings.url, settings.roots)
         check_plan(self._dataset, settings.plan)
         generator = open_generator(self._dataset, settings.weights)
@@ -100,7 +103,8 @@ class Worker:
             path = storage.local_path(name) if storage.local else Path(scratch) / Path(name).name
             with ShardWriter(path) as shard:
                 rendered = RENDERERS[plan.stream.source](self._context, plan.stream, plan.samples(task.shard_index))
-                for result, image in encode_ahead(rendered, plan.stream):
+                ahead = run_ahead(rendered, partial(ready_thread, self._context.device))
+                for result, image in encode_ahead(ahead, plan.stream, self._encoders):
                     sample = result.sample
                     if image is None:
                         failures.append(Failure(key=sample.key, reason=result.failure, detail=result.detail))
@@ -135,21 +139,24 @@ class Worker:
         return record
 
 
-def encode_ahead(rendered: Iterator[Rendered], stream: Stream) -> Iterator[tuple[Rendered, bytes | None]]:
-    """Encode images in threads while the next batch renders (Pillow releases the GIL); order is kept.
+def ready_thread(device: str) -> None:
+    """Ready a thread to render: it sums in one order, and makes nothing on another device."""
+    torch.set_num_threads(1)
+    if device != "cpu":
+        torch.cuda.set_device(device)
+
+
+def encode_ahead(rendered: Iterator[Rendered], stream: Stream, threads: int) -> Iterator[tuple[Rendered, bytes | None]]:
+    """Encode images in threads while the next ones render (Pillow releases the GIL); order is kept.
 
     Yields each result with its image's bytes, None where it has failed.
     """
-    waiting: deque[tuple[Rendered, Future[bytes] | None]] = deque()
-    with ThreadPoolExecutor(ENCODERS) as encoders:
-        for result in rendered:
-            future = encoders.submit(encode_image, result.image, stream) if result.image is not None else None
-            waiting.append((result, future))
-            while waiting and (len(waiting) > ENCODE_AHEAD or waiting[0][1] is None or waiting[0][1].done()):
-                yield _finish(*waiting.popleft())
-        while waiting:
-            yield _finish(*waiting.popleft())
 
+    def encode(result: Rendered) -> tuple[Rendered, bytes | None]:
+        if result.image is None:
+            return result, result.encoded
+        # Its pixels are let go: many results wait for their turn.
+        return replace(result, image=None), encode_image(result.image, stream)
 
-def _finish(result: Rendered, future: Future[bytes] | None) -> tuple[Rendered, bytes | None]:
-    return result, future.result() if future is not None else result.encoded
+    with ThreadPoolExecutor(threads) as encoders:
+        yield from map_ahead(encoders, encode, rendered, ENCODE_AHEAD)

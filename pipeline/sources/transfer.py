@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -20,11 +22,16 @@ from ..images.pictures import fit_picture, fit_thumbnail
 from ..style.adain import AdainNetwork, load_adain, make_random_adain
 from ..style.gatys import LossWeights, Pair, evaluation_flop, transfer_styles
 from ..style.vgg import DTYPES, Precision, Vgg, load_vgg, make_random_vgg
+from .ahead import map_ahead
 from .references import read_referred
 from .rendering import RenderContext, Rendered
 
 # Counted as "39 of 4,000 samples ...".
 DIVERGED = "ended with a larger loss than they began with"
+
+# Threads that read and decode contents and styles (Pillow releases the GIL), and how many samples ahead.
+READERS = 8
+READ_AHEAD = 64
 
 # Of the largest activation of a batch: on a CPU, larger batches cost more an image, measured.
 CPU_ACTIVATION_BYTES = 1 << 24
@@ -133,19 +140,24 @@ def _finish(sample: Sample, image: Tensor, side: int, losses: dict[str, float]) 
 def _read_sources(
     context: RenderContext, stream: TransferredStream, samples: Sequence[Sample], done: dict[int, Rendered]
 ) -> Iterator[Source]:
-    """Content and style of each sample, read when they are needed; what is lost goes to `done`."""
-    for position, sample in enumerate(samples):
+    """Content and style of each sample, read ahead of their use; what is lost goes to `done`."""
+
+    def read(sample: Sample) -> list[NDArray[np.uint8]] | PictureError:
         try:
-            pictures = [
-                _to_tensor(
-                    read_reference(context, stream, sample.parameters[part]), stream.working_side, context.device
-                )
+            return [
+                _fit_side(read_reference(context, stream, sample.parameters[part]), stream.working_side)
                 for part in ("content", "style")
             ]
         except PictureError as error:
-            done[position] = Rendered(sample, failure=error.reason, detail=f"{error.name}: {error.detail}")
-        else:
-            yield Source(position, sample, *pictures)
+            return error
+
+    with ThreadPoolExecutor(READERS) as readers:
+        for position, found in enumerate(map_ahead(readers, read, samples, READ_AHEAD)):
+            sample = samples[position]
+            if isinstance(found, PictureError):
+                done[position] = Rendered(sample, failure=found.reason, detail=f"{found.name}: {found.detail}")
+            else:
+                yield Source(position, sample, *(_to_tensor(pixels, context.device) for pixels in found))
 
 
 def read_reference(context: RenderContext, stream: TransferredStream, reference: Mapping[str, Any]) -> Image.Image:
@@ -164,11 +176,14 @@ def read_reference(context: RenderContext, stream: TransferredStream, reference:
         return fit_picture(picture, stream.resize, stream.crop)
 
 
-def _to_tensor(picture: Image.Image, side: int, device: str) -> Tensor:
+def _fit_side(picture: Image.Image, side: int) -> NDArray[np.uint8]:
     if picture.width != side:
         picture = picture.resize((side, side), Image.Resampling.BILINEAR)
-    pixels = torch.from_numpy(np.array(picture)).to(device)
-    return pixels.permute(2, 0, 1).float() / 255
+    return np.array(picture)
+
+
+def _to_tensor(pixels: NDArray[np.uint8], device: str) -> Tensor:
+    return torch.from_numpy(pixels).to(device).permute(2, 0, 1).float() / 255
 
 
 # Loaded once a worker.
