@@ -81,8 +81,10 @@ class WorkerPool(Protocol):
 
 
 class LocalPool:
-    """Workers on this machine: `num_workers`, or one a core, or `per_device` a GPU. A lone one on the CPU is a thread of this process,
-    others are processes: what has gone wrong on a GPU stays with a process until it ends.
+    """Workers on this machine: `num_workers`, or one a core, or `per_device` a GPU.
+
+    A lone one on the CPU is a thread of this process, others are processes: what has gone wrong on a GPU stays with a
+    process until it ends.
 
     encoders: threads that encode, of each worker; None: as many as the cores allow.
     """
