@@ -62,9 +62,9 @@ class RenderContext:
         return self.recipe.generator.batch_size
 
     def reader(self, stream: str) -> StreamReader:
-        """Reads the samples of an earlier stream."""
+        """Reads the samples of an earlier stream; one for all threads."""
         if stream not in self._readers:
-            self._readers[stream] = StreamReader(self.storage, self.facts.plan(stream))
+            self._readers.setdefault(stream, StreamReader(self.storage, self.facts.plan(stream)))
         return self._readers[stream]
 
     def generator(self, truncation: float) -> FastGenerator:

@@ -117,11 +117,10 @@ def main() -> None:
                 shares.append(clock.busy / seconds)
             spent = (time.process_time() - processor) / arguments.samples * 1e6
     best = int(np.argmax(rates))
-    print(
-        f"{rates[best]:,.0f} images/s of finished shards (best of {len(rates)}; median {np.median(rates):,.0f}), GPU of "
-        f"{arguments.rate:,.0f} busy {shares[best]:.0%}, {spent:.0f} us of processor an image, load average "
-        f"{os.getloadavg()[0]:.1f}"
-    )
+    print(f"{rates[best]:,.0f} images/s of finished shards, best of {len(rates)} ", end="")
+    print(f"(median {np.median(rates):,.0f}), ", end="")
+    print(f"GPU of {arguments.rate:,.0f} images/s busy {shares[best]:.0%}, ", end="")
+    print(f"{spent:.0f} us of processor an image, load average {os.getloadavg()[0]:.1f}")
 
 
 if __name__ == "__main__":
