@@ -6,6 +6,7 @@ All rooms decode through here, so that a picture is the same in shards, in train
 import ctypes
 import io
 import struct
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -56,6 +57,31 @@ class PictureError(FormatError):
         return PictureError, (self.reason, self.detail, self.name)
 
 
+class _Silence:
+    """`warnings.catch_warnings` for several threads, which it is not for: the first that comes in sets the filter, and
+    the last that goes takes it back."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._filter = warnings.catch_warnings(action="ignore")
+                self._filter.__enter__()
+            self._inside += 1
+
+    def __exit__(self, *raised: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._filter.__exit__(None, None, None)
+
+
+_silence = _Silence()
+
+
 @contextmanager
 def damage_named(name: str = "") -> Iterator[None]:
     """What a damaged or unfit picture raises inside becomes a PictureError of that name.
@@ -63,7 +89,7 @@ def damage_named(name: str = "") -> Iterator[None]:
     Pillow's warnings about the metadata of single files are dropped.
     """
     try:
-        with warnings.catch_warnings(action="ignore"):
+        with _silence:
             yield
     except PictureError as error:
         raise PictureError(error.reason, error.detail, error.name or name) from error

@@ -5,10 +5,17 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
+from pathlib import Path
 
 import pytest
-from genint.pipeline.sources import ahead
+from genint.manifests.dataset import load_dataset
+from genint.manifests.manifest import Record, shard_name
+from genint.manifests.samples import read_recorded_index
+from genint.manifests.shard import Index, load_index, read_sample
+from genint.manifests.storage import Storage
+from genint.pipeline.sources import ahead, stream_reader
 from genint.pipeline.sources.ahead import map_ahead, run_ahead
+from genint.pipeline.sources.stream_reader import StreamReader
 
 
 def nothing() -> None:
@@ -83,3 +90,27 @@ def test_a_consumer_that_stops_ends_the_thread() -> None:
     next(results)
     results.close()  # type: ignore[attr-defined]  # a generator
     assert threading.active_count() == before
+
+
+def test_a_reader_opens_each_shard_once_for_all_threads_and_finds_every_sample(
+    reference: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[int] = []
+
+    def read_index(storage: Storage, record: Record) -> Index:
+        opened.append(record.shard_index)
+        return read_recorded_index(storage, record)
+
+    monkeypatch.setattr(stream_reader, "read_recorded_index", read_index)
+    dataset = load_dataset(str(reference))
+    plan = dataset.plan("natural")
+    reader = StreamReader(dataset.storage, plan)
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(reader.read, range(plan.count)))
+    assert sorted(opened) == list(range(plan.num_shards))
+    for shard_index in range(plan.num_shards):
+        tar = reference / shard_name("natural", shard_index)
+        index = load_index(tar)
+        with open(tar, "rb") as file:
+            for sample in plan.samples(shard_index):
+                assert found[sample.index] == {"png": read_sample(file.fileno(), index[sample.key])["png"]}

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import struct
+import warnings
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
@@ -585,3 +586,13 @@ def test_hundred_photographs_of_imagenet_are_repacked(
     )
     assert unchanged >= 90
     assert run_cli("verify", out).exit_code == 0
+
+
+def test_reading_in_several_threads_leaves_the_process_its_warnings() -> None:
+    before = list(warnings.filters)
+    first, second = damage_named(), damage_named()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    second.__exit__(None, None, None)
+    assert warnings.filters == before
