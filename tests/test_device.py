@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import pytest
+import torch
 from genint.manifests import device
 from genint.manifests.device import choose_device
 from genint.manifests.errors import UsageError
+from genint.train.distributed import rank_device
 
 
 @pytest.mark.parametrize(
@@ -37,3 +39,11 @@ def test_auto_warns_where_a_gpu_goes_unused(
     monkeypatch.setattr(device, "GPU_FILE", gpu)
     choose_device("auto", num_gpus)
     assert capsys.readouterr().err.startswith("warning: this machine has a GPU that PyTorch does not see") is warned
+
+
+@pytest.mark.parametrize(("num_gpus", "local_rank", "chosen"), [(8, 3, "cuda:3"), (1, 3, "cuda:0"), (1, 0, "cuda:0")])
+def test_a_rank_takes_its_own_gpu_or_the_only_one_that_it_is_shown(
+    num_gpus: int, local_rank: int, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: num_gpus)
+    assert rank_device("cuda", local_rank) == torch.device(chosen)
