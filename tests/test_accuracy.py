@@ -122,7 +122,7 @@ def classifier(model: nn.Module, names: tuple[str, ...] = NAMES) -> Classifier:
     return Classifier("toy", model.eval(), "toy", names, PLAIN, "0" * 64)
 
 
-def test_full_precision_is_full_whatever_torch_was_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_precision_is_full_whatever_torch_was_told() -> None:
     seen = []
 
     class Watching(Oracle):
@@ -130,10 +130,15 @@ def test_full_precision_is_full_whatever_torch_was_told(monkeypatch: pytest.Monk
             seen.append((torch.backends.cudnn.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision))
             return super().forward(images)
 
-    monkeypatch.setattr(torch.backends.cudnn.conv, "fp32_precision", "tf32")
-    predict(classifier(Watching()), Pictures(), batch_size=40)
+    convolutions = torch.backends.cudnn.conv  # type: ignore[attr-defined]  # as type checkers know them
+    before = convolutions.fp32_precision
+    try:
+        convolutions.fp32_precision = "tf32"
+        predict(classifier(Watching()), Pictures(), batch_size=40)
+        assert convolutions.fp32_precision == "tf32"
+    finally:
+        convolutions.fp32_precision = before
     assert seen == [("ieee", "ieee")]
-    assert torch.backends.cudnn.conv.fp32_precision == "tf32"
 
 
 @pytest.mark.parametrize("workers", [0, 2])
