@@ -246,7 +246,7 @@ def test_other_weights_are_refused_on_resume_and_on_rebuild(
     assert "input tiny-vgg" in result.err and "choose another --out" in result.err
     result = run_cli("verify", tmp_path / "dataset", "--rebuild", 1, *build.inputs, f"--input=tiny-vgg={other}")
     assert result.exit_code == 2
-    assert "the dataset was rendered with" in result.err
+    assert "the dataset is rendered with" in result.err
 
 
 def test_what_cannot_be_read_is_a_hole_with_its_path_and_spoils_no_other(
