@@ -79,9 +79,12 @@ class ThreadPool:
         self.starts.append(place)
         return ThreadWorker(self, place)
 
-    def avoid(self, place: Place | None) -> bool:
-        self._avoided.add(place)
+    @property
+    def has_place(self) -> bool:
         return self.num_workers > 0
+
+    def avoid(self, place: Place | None) -> None:
+        self._avoided.add(place)
 
     def is_avoided(self, place: Place | None) -> bool:
         return place in self._avoided
@@ -273,10 +276,11 @@ def test_a_gpu_to_avoid_gets_no_worker_and_the_others_keep_theirs(gpus) -> None:
     pool = LocalPool(WorkerSettings("", "", "cuda"), 4)
     places = [worker.place for worker in start_all(pool)]
     bad = next(place for place in places if place.device == "cuda:1")
-    assert pool.avoid(bad)
+    pool.avoid(bad)
     assert pool.is_avoided(bad)
-    assert pool.num_workers == 2
-    assert not pool.avoid(next(place for place in places if place.device == "cuda:0"))
+    assert (pool.num_workers, pool.has_place) == (2, True)
+    pool.avoid(next(place for place in places if place.device == "cuda:0"))
+    assert (pool.num_workers, pool.has_place) == (0, False)
 
 
 @pytest.mark.parametrize(

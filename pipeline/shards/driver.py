@@ -133,7 +133,7 @@ class Build:
     _idle: deque[Hired] = field(default_factory=deque)
     _running: dict[Future[Record], tuple[Task, Hired]] = field(default_factory=dict)
     _fruitless: Counter[Place | None] = field(default_factory=Counter)
-    _dead_end: str = ""
+    _reason: str = ""  # why a place is avoided
 
     def stop(self) -> None:
         """Let running shards finish and start no more. Safe in a signal handler."""
@@ -168,8 +168,9 @@ class Build:
                     self._hand_out(tasks)
                 if not self._running and (self.stopping or not tasks.available):
                     return
-                if self._dead_end and not self._running and not any(hired.place for hired in self._starting):
-                    raise GenintError(self._dead_end)
+                placed = self._running or any(worker.place for worker in self._starting)
+                if self._reason and not placed and not self.pool.has_place:
+                    raise GenintError(self._reason)
                 # Collect.
                 futures: list[Future[Any]] = [*(hired.handle.ready for hired in self._starting), *self._running]
                 concurrent.futures.wait(futures, LOOK_EVERY, concurrent.futures.FIRST_COMPLETED)
@@ -279,8 +280,8 @@ class Build:
         self._fruitless[place] += 1
         if self._fruitless[place] < attempts:
             return False
-        if not self.pool.avoid(place):
-            self._dead_end = reason
+        self.pool.avoid(place)
+        self._reason = reason
         return True
 
 

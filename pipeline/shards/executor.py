@@ -66,8 +66,12 @@ class WorkerPool(Protocol):
 
     def start_worker(self) -> WorkerHandle: ...
 
-    def avoid(self, place: Place | None) -> bool:
-        """Start no more workers at a place, None: anywhere. Returns whether another place is left."""
+    @property
+    def has_place(self) -> bool:
+        """Whether there is a place that is not avoided."""
+
+    def avoid(self, place: Place | None) -> None:
+        """Start no more workers at a place; None: at any that there is."""
 
     def is_avoided(self, place: Place | None) -> bool: ...
 
@@ -119,10 +123,13 @@ class LocalPool:
 
         return (_ThreadWorker if self._alone else _ProcessWorker)(settings, place, give_back)
 
-    def avoid(self, place: Place | None) -> bool:
+    @property
+    def has_place(self) -> bool:
+        return bool(self._wanted)
+
+    def avoid(self, place: Place | None) -> None:
         for device in [place.device] if place else list(self._wanted):
             del self._wanted[device]
-        return bool(self._wanted)
 
     def is_avoided(self, place: Place | None) -> bool:
         return place is not None and place.device not in self._wanted

@@ -87,9 +87,13 @@ class RayPool:
         actor = ray.remote(_make_actor_class()).options(max_restarts=0, max_task_retries=0, **options).remote()
         return _RayWorker(actor, replace(self._settings, encoders=encoders))
 
-    def avoid(self, place: Place | None) -> bool:
+    @property
+    def has_place(self) -> bool:
+        return _count(self._usable(), self.what) > 0
+
+    def avoid(self, place: Place | None) -> None:
+        self._nodes = _read_nodes()  # those that came a moment ago are places too
         self._avoided |= {place.node} if place else {node["NodeID"] for node in self._nodes}
-        return bool(_count(self._usable(), self.what))
 
     def is_avoided(self, place: Place | None) -> bool:
         return place is not None and place.node in self._avoided
