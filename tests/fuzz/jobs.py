@@ -23,10 +23,13 @@ VOLATILE = ("images_per_second", "data_wait")
 
 def import_all() -> None:
     import torch
+    from genint.evaluate import cli as evaluate_cli  # noqa: F401
     from genint.evaluate import corrupt, run  # noqa: F401
     from genint.evaluate.report import report  # noqa: F401
+    from genint.pipeline import cli as pipeline_cli  # noqa: F401
     from genint.pipeline.release import close, preview  # noqa: F401
     from genint.pipeline.shards import driver, executor, settle, worker  # noqa: F401
+    from genint.train import cli as train_cli  # noqa: F401
     from genint.train import trainer  # noqa: F401
     from torch.utils.tensorboard import SummaryWriter  # noqa: F401
 
