@@ -93,10 +93,8 @@ def draw_samples(
 def _caption(parameters: Mapping[str, object]) -> str:
     if "direction" in parameters:
         return f"v{parameters['direction']}  {parameters['step_size']:+.1f}"
-    if "object" in parameters:
+    if "object" in parameters or "labels" in parameters:
         return "result"
-    if "labels" in parameters:
-        return f"result, shape {parameters['class_label']}"
     if "content" in parameters:
         return f"result, {parameters['evaluations']} eval." if "evaluations" in parameters else "result"
     return ""
