@@ -7,7 +7,7 @@ from functools import cached_property
 from .directions import Directions, load_directions
 from .errors import FormatError
 from .inputs import Listing
-from .manifest import Fingerprint, GeneratorEntry, load_dataset_recipe
+from .manifest import RECIPE, Fingerprint, GeneratorEntry, load_dataset_recipe
 from .recipe import Recipe
 from .shard import sha256_of_file
 from .sources.stream import CgnFacts, Facts, GeneratorFacts, StreamPlan, Table
@@ -101,6 +101,9 @@ def load_dataset(url: str, roots: dict[str, str] | None = None) -> Dataset:
     storage = Storage(url)
     try:
         entry = PlanEntry.from_json(storage.read(PLAN), storage / PLAN)
-        return Dataset(storage, load_dataset_recipe(storage), entry, roots or {})
     except FileNotFoundError as error:
         raise FormatError(f"{url}: not a dataset of genint ({PLAN} is missing)") from error
+    recipe = load_dataset_recipe(storage)
+    if recipe.flatten() != entry.fingerprint.recipe:
+        raise FormatError(f"{storage / RECIPE}: not the recipe of {PLAN}; one was altered: restore it from a copy")
+    return Dataset(storage, recipe, entry, roots or {})

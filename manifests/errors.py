@@ -21,7 +21,8 @@ class FormatError(GenintError):
 
 # Of a URL: user and password before the host (a port is none), and a query, where signatures stand.
 USER_INFO = re.compile(r"(?<=://)(?:[^\s/@]+|[^\s/@:]+:(?!\d+/)[^\s@]+)@")
-QUERY = re.compile(r"(://[^\s?#'\"]*\?)[^\s#'\"]*[^\s#'\",:;.)]")
+# Clients show it percent-encoded too.
+QUERY = re.compile(r"(://[^\s?#'\"]*?(?:\?|%3F))[^\s#'\"]*[^\s#'\",:;.)]", re.IGNORECASE)
 
 
 def mask_credentials(text: str) -> str:

@@ -241,6 +241,8 @@ def load_dataset_recipe(storage: Storage) -> Recipe:
     """The recipe a dataset was built from. Raises FormatError where the file is no recipe."""
     try:
         return read_recipe(storage.read(RECIPE).decode(), storage / RECIPE)
+    except FileNotFoundError as error:
+        raise FormatError(f"{storage / RECIPE}: missing") from error
     except (RecipeError, UnicodeDecodeError) as error:
         raise FormatError(f"{storage / RECIPE}: damaged: {error}") from error
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, TypeVar
+from urllib.parse import quote
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -258,7 +259,9 @@ class Storage:
     def _without_credentials(self, error: BaseException) -> str:
         text = str(error) or type(error).__name__
         user, at, _ = self.url.partition("://")[2].rpartition("@")
-        return shorten(mask_credentials(text.replace(user, "***") if at else text), 400)
+        for shown in (user, quote(user, safe=""), quote(user)) if at else ():
+            text = text.replace(shown, "***")
+        return shorten(mask_credentials(text), 400)
 
     def _locate(self, name: str) -> str:
         parts = PurePosixPath(name).parts

@@ -206,6 +206,11 @@ def test_credentials_of_urls_are_not_shown(run_cli: Callable[..., Any], url: str
     assert shown in result.err and "topsec" not in result.err
 
 
+def test_a_query_is_not_shown_percent_encoded_either() -> None:
+    text = 'Could not connect to the endpoint URL: "http://host:9/bucket/x%3FX-Amz-Signature%3Dtopsec/plan.json"'
+    assert mask_credentials(text) == 'Could not connect to the endpoint URL: "http://host:9/bucket/x%3F***"'
+
+
 def test_locations_without_credentials_are_shown_whole() -> None:
     for url in ("https://host:8080/a@b/c", "s3://bucket/a@b", "a user@host /x?", "memory://x/y"):
         assert mask_credentials(f"error: {url}: no") == f"error: {url}: no"

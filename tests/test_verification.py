@@ -268,7 +268,8 @@ def test_a_part_of_another_text_is_caught(dataset: Path, verify: Callable[[], li
 def test_altered_recipe_is_caught(dataset: Path, verify: Callable[[], list[str]], before: str, after: str) -> None:
     path = dataset / "recipe.toml"
     path.write_text(path.read_text().replace(before, after))
-    assert "recipe.toml is not the recipe of the manifest" in verify()
+    (line,) = verify()
+    assert line.endswith("recipe.toml: not the recipe of records/plan.json; one was altered: restore it from a copy")
 
 
 def test_altered_comment_in_the_recipe_is_caught(dataset: Path, verify: Callable[[], list[str]]) -> None:
@@ -320,6 +321,22 @@ def test_a_manifest_altered_by_accident_is_refused_wherever_it_is_read(
     with pytest.raises(FormatError, match=r"manifest\.json: altered since it was written; restore it from a copy, or "):
         load_manifest(Storage(str(dataset)))
     assert "manifest.json: altered since it was written" in verify()
+
+
+def test_a_recipe_that_is_not_the_plan_s_is_refused_by_every_command(
+    dataset: Path, run_cli: Callable[..., Any]
+) -> None:
+    path = dataset / "recipe.toml"
+    path.write_text(path.read_text().replace("seed = ", "seed = 1", 1))
+    for words in (
+        ["status", dataset],
+        ["preview", dataset],
+        ["inspect", dataset, "natural-00000000"],
+        ["verify", dataset],
+    ):
+        result = run_cli(*words)
+        assert result.exit_code == 1
+        assert "recipe.toml: not the recipe of records/plan.json; one was altered" in result.err
 
 
 def test_a_manifest_without_digests_of_its_own_is_read_and_named_by_verify(
