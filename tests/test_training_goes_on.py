@@ -258,6 +258,19 @@ def test_damage_in_a_runs_folder_is_refused_with_its_place(
         shutil.rmtree(out)
 
 
+def test_a_folder_that_holds_only_what_a_failed_start_left_is_a_new_run(
+    two_steps: tuple[Configuration, Inputs, Path], tmp_path: Path
+):
+    configuration, inputs, _ = two_steps
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / f"run.json.tmp.{uuid.uuid4().hex}").write_text("{")
+    (out / "lock").touch()
+    go(configuration, inputs, out)
+    assert [line["step"] for line in scores(out)] == [1, 2, 3]
+    assert not list(out.glob("*.tmp.*"))
+
+
 def test_a_run_without_its_metrics_goes_on_with_new_ones(two_steps: tuple[Configuration, Inputs, Path], tmp_path: Path):
     configuration, inputs, run = two_steps
     out = shutil.copytree(run, tmp_path / "copy")

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..manifests.errors import FormatError, UsageError, shorten
 from ..manifests.lock import only_process
-from ..manifests.shard import sweep
+from ..manifests.shard import TEMPORARY, sweep
 from .checkpoint import BEST, LAST, read_checkpoint, save_checkpoint
 from .configuration import Configuration
 
@@ -51,7 +51,9 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise UsageError(f"--out {self.path}: is a file")
         found = {entry.name for entry in self.path.iterdir()} if self.path.is_dir() else set()
-        if IDENTITY not in found and found - {LOCK}:
+        # Of a command that was killed, or that the disk failed, as it began.
+        leftovers = {LOCK, *(name for name in found if TEMPORARY in name)}
+        if IDENTITY not in found and found - leftovers:
             raise UsageError(f"--out {self.path}: holds something else than a run (no {IDENTITY}); name a new folder")
 
     def check_same(self, configuration: Configuration, identity: Mapping[str, Any], sealed: bool = True) -> None:
@@ -173,8 +175,11 @@ def without_place(key: str) -> str:
 def replace_text(path: Path, content: bytes) -> None:
     """Write a small file, whole or not at all."""
     temporary = path.with_name(f"{path.name}.tmp.{uuid.uuid4().hex}")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _link(path: Path, name: Path) -> None:
