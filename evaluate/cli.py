@@ -204,6 +204,41 @@ def corrupt(
     click.echo(f"{len(made)} sets of {len(made[0]):,} images in {out}")
 
 
+@cli.command("fit-line")
+@click.option(
+    "--results",
+    "folders",
+    multiple=True,
+    required=True,
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Folder of `run`, whose checkpoints are the ordinary models; repeatable.",
+)
+@click.option("--clean", required=True, metavar="SET", help="Name of the clean set, as the report has it.")
+@click.option("--shifted", required=True, metavar="SET", help="Name of the shifted set.")
+@click.option(
+    "--row",
+    "rows",
+    multiple=True,
+    metavar="LABEL",
+    help="Rows whose checkpoints are taken; repeatable.  [default: all]",
+)
+@out_option
+def fit_line(folders: tuple[Path, ...], clean: str, shifted: str, rows: tuple[str, ...], out: Path) -> None:
+    """Fit a line of effective robustness through checkpoints of your own; the report sets its rows against it."""
+    from .fit_line import fit_own_line
+    from .report.results import open_results
+
+    line = fit_own_line(folders, clean, shifted, rows)
+    with open_results(out) as results:
+        results.lines = [e for e in results.lines if (e.test_set, e.clean) != (shifted, clean)] + [line]
+        click.echo(
+            f"logit({shifted}) = {line.slope:.4f} logit({clean}) {line.intercept:+.4f}, through {line.models} "
+            f"checkpoints; R2 {line.r2:.4f}, s.d. of residuals {line.residual_sd:.2f} points"
+        )
+        finish(out, results)
+
+
 def finish(out: Path, results: "Results") -> None:
     """Save what was measured, and the page with it."""
     from .analyses.agreement import analyse_agreement

@@ -74,12 +74,6 @@ def _columns(rows: Sequence[Sequence[str]], widths: Sequence[int]) -> list[str]:
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-def _published(results: Results) -> dict[tuple[str, str], float]:
-    """Top-1 by (group, test set) on published sets that are whole."""
-    whole = {e.test_set for e in results.accuracy if e.marked == "official" and "incomplete" not in e.protocol}
-    return {(group, name): mean.value for (group, name), mean in group_accuracies(results).items() if name in whole}
-
-
 def _corruption_means(results: Results) -> dict[tuple[str, str], float]:
     """mCE, or the mean error of a generated copy, by (group, corrupted set), in percent."""
     group_of = {entry.name: entry.group for entry in results.checkpoints}
@@ -101,7 +95,8 @@ def write_report(folder: Path, results: Results) -> Path:
 def _sections(results: Results, folder: Path) -> Iterator[Section]:
     if any(not _is_corruption(results, name) for name in _test_sets(results)):
         yield _accuracy_section(results)
-    robustness = robustness_section(_published(results), _groups(results))
+    top1 = {place: mean.value for place, mean in group_accuracies(results).items()}
+    robustness = robustness_section(results, top1)
     if robustness:
         yield robustness
     if results.row_differences:
@@ -136,13 +131,14 @@ def _accuracy_section(results: Results) -> Section:
             others = [means[other, name].value for other in groups if (other, name) in means]
             best = len(others) > 1 and mean.value == max(others)
             own = members[group, name][0]
-            # The paper's number stands beside a published set's alone.
-            paper = paper_accuracy(first[group].preset or group, name) if own.marked == "official" else None
+            # The paper's number stands beside that of a published set alone, and one that is whole.
+            published = own.marked == "official" and not own.incomplete
+            paper = paper_accuracy(first[group].preset or group, name) if published else None
             note = mean.interval if mean.seeds > 1 else _image_intervals(own)
             row.append(Cell(mean.percent, note + (f"; paper {paper}" if paper else ""), _bold(best)))
         rows.append(row)
     counts = _counts(results)
-    lacking = {entry.test_set for entry in results.accuracy if "incomplete" in entry.protocol}
+    lacking = {entry.test_set for entry in results.accuracy if entry.incomplete}
     columns = [
         f"{name}{' (generated)' if marks[name] == 'generated' else ''}{' (incomplete)' if name in lacking else ''}, "
         f"n = {counts[name]:,}"

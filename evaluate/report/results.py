@@ -86,6 +86,11 @@ class Accuracy:
     notes: tuple[str, ...] = ()
     clustered: Clustered | None = None
 
+    @property
+    def incomplete(self) -> bool:
+        """Whether the set is not whole, as its protocol or a note says."""
+        return any("incomplete" in text for text in (self.protocol, *self.notes))
+
 
 @dataclass(frozen=True, config=CHECKED)
 class Difference:
@@ -156,6 +161,38 @@ class Bias:
 
 
 @dataclass(frozen=True, config=CHECKED)
+class LineModel:
+    """A checkpoint through which a line was fitted: its top-1 on both sets."""
+
+    checkpoint: str
+    sha256: str
+    clean: Share
+    shifted: Share
+
+
+@dataclass(frozen=True, config=CHECKED)
+class FittedLine:
+    """logit(accuracy on `test_set`) = slope * logit(accuracy on `clean`) + intercept, through checkpoints of one's own.
+
+    residual_sd is in points; digests are the sets'.
+    """
+
+    test_set: str
+    clean: str
+    digest: str
+    clean_digest: str
+    slope: float
+    intercept: float
+    r2: float
+    residual_sd: Annotated[float, Field(ge=0)]
+    through: Annotated[list[LineModel], Field(min_length=3)]
+
+    @property
+    def models(self) -> int:
+        return len(self.through)
+
+
+@dataclass(frozen=True, config=CHECKED)
 class GroupAccuracy:
     """Top-1 of one group of a set's images; the interval is Wilson's, 95 %."""
 
@@ -205,6 +242,7 @@ class Results:
     corruption: list[CorruptionErrors] = field(default_factory=list)
     biases: list[Bias] = field(default_factory=list)
     groups: list[Groups] = field(default_factory=list)
+    lines: list[FittedLine] = field(default_factory=list)
     analyses: dict[str, Analysis] = field(default_factory=dict)
     finished: str = ""
 

@@ -174,6 +174,6 @@ def open_streams(location: str, where: str) -> list[StreamSet]:
         if not len(samples):
             raise UsageError(f"{where}: stream {entry.name!r} holds no sample")
         holes = sum(entry.failures.values())
-        notes = (f"{holes:,} samples are missing from the dataset: {entry.failures}",) if holes else ()
+        notes = (f"incomplete: {holes:,} samples are missing from the dataset: {entry.failures}",) if holes else ()
         sets.append(StreamSet(f"{manifest.name}/{entry.name}", tuple(entry.class_names), samples, notes))
     return sets
