@@ -204,6 +204,44 @@ def corrupt(
     click.echo(f"{len(made)} sets of {len(made[0]):,} images in {out}")
 
 
+@cli.command("failure-points")
+@checkpoint_option
+@click.option(
+    "--shards",
+    "streams",
+    multiple=True,
+    required=True,
+    metavar="DATASET:STREAM",
+    help="The same samples at one strength, such as a point of figure-5-256; two or more.",
+)
+@out_option
+@device_option
+@click.option("--precision", default="fp32", show_default=True, type=click.Choice(["fp32", "bf16"]))
+@batch_option
+@workers_option
+def failure_points(
+    checkpoints: tuple[str, ...], streams: tuple[str, ...], out: Path, device: str, precision: str, batch_size: int,
+    workers: int,
+) -> None:  # fmt: skip
+    """The strength of a shift at which each sample is first misread, and how these failure points are distributed."""
+    import torch
+
+    from ..manifests.device import choose_device
+    from .failure_points import analyse_failure_points
+    from .report.results import open_results
+    from .run import load_candidates
+    from .test_sets.strength_axis import open_strength_axis
+
+    chosen = choose_device(device, torch.cuda.device_count())
+    classifiers = [(candidate.name, candidate.classifier) for candidate in load_candidates(checkpoints)]
+    axis = open_strength_axis(streams)
+    with open_results(out) as results:
+        results.analyses["failure-points"] = analyse_failure_points(
+            classifiers, axis, out, chosen, precision, batch_size, workers,  # type: ignore[arg-type]
+        )  # fmt: skip
+        finish(out, results)
+
+
 @cli.command("fit-line")
 @click.option(
     "--results",

@@ -35,6 +35,8 @@ Precision = Literal["fp32", "bf16"]
 Progress = Callable[[int], None]
 
 TOP: Final = 5
+# Folder of what is kept, in a folder of results.
+CACHE: Final = "cache"
 # Of what is kept: entries of another one are made again.
 CACHE_VERSION: Final = 3
 KEPT: Final = ("top5", "labels", "confidence", "log_likelihood")

@@ -22,7 +22,7 @@ from .metrics.calibration import calibration_error, negative_log_likelihood
 from .metrics.corruption_error import ALEXNET_ERRORS, TEST_CORRUPTIONS, ce, mce, mean_error, photo_errors, relative_mce
 from .metrics.groups import group_accuracies, mean_over_groups, worst_group
 from .metrics.shape_bias import shape_bias
-from .prediction import Cache, Precision, Predictions, match_classes, predict_sets, write_table
+from .prediction import CACHE, Cache, Precision, Predictions, match_classes, predict_sets, write_table
 from .report.results import (
     Accuracy,
     Bias,
@@ -42,7 +42,6 @@ from .test_sets.streams import StreamSet
 from .test_sets.subset import first_of_each_class
 from .test_sets.test_set import Clusters, Grouping
 
-CACHE = "cache"
 CORRUPTED = "corrupted"
 PREDICTIONS = "predictions"
 
