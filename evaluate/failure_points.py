@@ -1,7 +1,7 @@
 """At which strength of a shift each sample is first misread, for classifiers on streams along a strength axis."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from .metrics.failure_point import FailureDistribution, distribute_failures, fai
 from .prediction import CACHE, Cache, Precision, match_classes, predict_sets
 from .report.page import save_figure
 from .report.plots import WIDTH
-from .report.results import Analysis
+from .report.results import Analysis, describe_environment
 from .test_sets.strength_axis import StrengthAxis
 
 FIGURE = "failure-points.svg"
@@ -39,13 +39,16 @@ def analyse_failure_points(
     members = clusters.numbers[axis.positions[0]] if clusters else np.arange(axis.positions.shape[1])
     found: dict[str, FailureDistribution] = {}
     intervals: dict[str, tuple[float, float]] = {}
+    environment = {**describe_environment(device), "precision": precision}
+    cache = Cache(folder / CACHE, environment)
     for name, classifier in classifiers:
-        predicted = predict_sets(classifier, axis.sets, Cache(folder / CACHE), batch_size, workers, device, precision)
+        predicted = predict_sets(classifier, axis.sets, cache, batch_size, workers, device, precision)
         hits = np.stack([each.hit1[places] for (_, each), places in zip(predicted, axis.positions, strict=True)])
         found[name] = distribute_failures(hits)
         intervals[name] = bootstrap_over_clusters(failure_points(hits) == len(hits), members)
     save_figure(plot_failures(axis, found), folder / FIGURE)
-    return _describe(axis, found, intervals, f"{clusters.unit} clusters" if clusters else "images")
+    analysis = _describe(axis, found, intervals, f"{clusters.unit} clusters" if clusters else "images")
+    return replace(analysis, data=analysis.data | {"environment": environment})
 
 
 def _describe(
