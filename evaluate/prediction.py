@@ -224,6 +224,8 @@ class Cache:
             "groups": _digest(test_set.groups),
             "precision": precision,
             "environment": self.environment,
+            # Of a classifier's heads, those that answer.
+            **({"heads": list(classifier.heads)} if classifier.heads else {}),
         }
         return CacheEntry(self.folder / f"{_digest(identity)}.npz", identity, len(test_set))
 

@@ -7,6 +7,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,17 +16,17 @@ from numpy.typing import NDArray
 from ..manifests.console import ProgressDisplay
 from ..manifests.errors import UsageError
 from ..train.checkpoint import Classifier, known_archs, load_classifier
+from .biases import measure_biases
 from .corrupt import corrupt
-from .metrics.accuracy import Hits, accuracy, difference_interval
+from .heads import measure_heads
+from .metrics.accuracy import Hits, accuracy
 from .metrics.bootstrap import bootstrap_over_clusters, paired_bootstrap
 from .metrics.calibration import calibration_error, negative_log_likelihood
 from .metrics.corruption_error import ALEXNET_ERRORS, TEST_CORRUPTIONS, ce, mce, mean_error, photo_errors, relative_mce
 from .metrics.groups import group_accuracies, mean_over_groups, worst_group
-from .metrics.shape_bias import shape_bias
 from .prediction import CACHE, Cache, Precision, Predictions, match_classes, predict_sets, write_table
 from .report.results import (
     Accuracy,
-    Bias,
     CheckpointEntry,
     Clustered,
     CorruptionErrors,
@@ -36,7 +37,7 @@ from .report.results import (
     describe_environment,
     shown_locations,
 )
-from .test_sets import CorruptionSet, CueConflictSet, FileSet, TestSet, open_test_set
+from .test_sets import CorruptionSet, FileSet, TestSet, open_test_set
 from .test_sets.masked import validation_of
 from .test_sets.streams import StreamSet
 from .test_sets.subset import first_of_each_class
@@ -162,6 +163,7 @@ def measure(
     results.accuracy = [e for e in results.accuracy if not (e.checkpoint in names and e.test_set in sets)]
     results.corruption = [e for e in results.corruption if not (e.checkpoint in names and e.test_set in copies)]
     results.groups = [e for e in results.groups if not (e.checkpoint in names and e.test_set in sets)]
+    results.heads = [e for e in results.heads if not (e.checkpoint in names and e.test_set in sets)]
     results.differences = [e for e in results.differences if e.test_set not in sets]
     baseline: dict[str, Predictions] = {}
     share_photos = {name: _share_photos([s for s in corrupted if copy_name(s) == name]) for name in copies}
@@ -202,7 +204,12 @@ def measure(
                         over_clusters(own.astype(int) - other, clusters[test_set.name]),
                     )
                 )  # fmt: skip
-        biases = measure_biases(candidate.name, whole)
+        predict = partial(
+            predict_sets, cache=cache, batch_size=batch_size, workers=workers, device=device, precision=precision
+        )
+        of_heads, heads = measure_heads(candidate.name, candidate.classifier, test_sets, predict)
+        results.heads += heads
+        biases = measure_biases(candidate.name, whole) + of_heads
         measured = {(bias.checkpoint, bias.name) for bias in biases}
         results.biases = [b for b in results.biases if (b.checkpoint, b.name) not in measured] + biases
         for name, by_corruption in wrong.items():
@@ -255,30 +262,8 @@ def _forget_others(results: Results, candidates: Sequence[Candidate], folder: Pa
     results.corruption = [e for e in results.corruption if e.checkpoint not in others]
     results.biases = [e for e in results.biases if e.checkpoint not in others]
     results.groups = [e for e in results.groups if e.checkpoint not in others]
+    results.heads = [e for e in results.heads if e.checkpoint not in others]
     results.differences = [e for e in results.differences if not {e.checkpoint, e.baseline} & others]
-
-
-def measure_biases(checkpoint: str, found: Sequence[tuple[TestSet, Predictions]]) -> list[Bias]:
-    """What answers say together of one classifier: ImageNet-9's background gap, and the shape bias of cue conflicts."""
-    by_name = {test_set.name: predictions for test_set, predictions in found}
-    same, rand = (by_name.get(f"imagenet-9:{variant}") for variant in ("mixed_same", "mixed_rand"))
-    biases = []
-    if same and rand:
-        both = accuracy(same.hit1), accuracy(rand.hit1)
-        gap = both[0].value - both[1].value
-        words = "ImageNet-9: top-1 where backgrounds are of the object's own class, less that where they are of any"
-        biases.append(Bias(checkpoint, "background gap", gap, len(same) + len(rand), words, difference_interval(*both)))
-    for test_set, predictions in found:
-        if isinstance(test_set, CueConflictSet):
-            answers, shapes, textures = predictions.top5[:, 0], predictions.labels[:, 0], np.array(test_set.textures)
-            share = shape_bias(answers, shapes, textures)
-            if share:
-                words = "cue conflicts: of the answers that are the shape's class or the texture's, those for the shape"
-                either = (answers == shapes) | (answers == textures)
-                photos = test_set.clusters().numbers[either]
-                interval = bootstrap_over_clusters((answers == shapes)[either], photos)
-                biases.append(Bias(checkpoint, "shape bias", *share, words, interval))
-    return biases
 
 
 def corruption_errors(

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from genint.evaluate.biases import measure_biases
 from genint.evaluate.metrics.accuracy import accuracy
 from genint.evaluate.prediction import predict
-from genint.evaluate.run import measure_biases
 from genint.evaluate.test_sets import imagenet as imagenet_module
 from genint.evaluate.test_sets import imagenet_real as real_module
 from genint.evaluate.test_sets import open_test_set

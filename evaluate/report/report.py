@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from ...manifests.storage import Storage
 from .groups import group_lines, group_section
+from .heads import head_section
 from .means import Mean, mean_over_seeds, plain_mean
 from .page import Cell, Section, Table, draw_figure, embed_file, render_page
 from .paper import paper_accuracy, paper_corruption
@@ -107,6 +108,8 @@ def _sections(results: Results, folder: Path) -> Iterator[Section]:
         yield group_section(results)
     if results.corruption:
         yield _corruption_section(results)
+    if results.heads:
+        yield head_section(results)
     if results.biases:
         yield _bias_section(results)
     for analysis in results.analyses.values():

@@ -161,6 +161,23 @@ class Bias:
 
 
 @dataclass(frozen=True, config=CHECKED)
+class HeadAccuracy:
+    """How often one head of a classifier answers with the label of one mechanism; the interval is Wilson's, 95 %.
+
+    nll: mean negative log probability of the label in nats, where it is the head's own.
+    """
+
+    checkpoint: str
+    test_set: str
+    head: str
+    label: str
+    images: Count
+    top1: Share
+    interval: tuple[Share, Share]
+    nll: Annotated[float, Field(ge=0)] | None = None
+
+
+@dataclass(frozen=True, config=CHECKED)
 class LineModel:
     """A checkpoint through which a line was fitted: its top-1 on both sets."""
 
@@ -242,6 +259,7 @@ class Results:
     corruption: list[CorruptionErrors] = field(default_factory=list)
     biases: list[Bias] = field(default_factory=list)
     groups: list[Groups] = field(default_factory=list)
+    heads: list[HeadAccuracy] = field(default_factory=list)
     lines: list[FittedLine] = field(default_factory=list)
     analyses: dict[str, Analysis] = field(default_factory=dict)
     finished: str = ""
@@ -288,6 +306,7 @@ def _check_references(results: Results) -> None:
     named = {entry.checkpoint for entry in results.accuracy}
     named |= {entry.checkpoint for entry in results.differences} | {entry.checkpoint for entry in results.corruption}
     named |= {entry.checkpoint for entry in results.biases} | {entry.checkpoint for entry in results.groups}
+    named |= {entry.checkpoint for entry in results.heads}
     unknown = named - known
     if unknown or len(known) < len(results.checkpoints):
         raise ValueError(f"no checkpoint {min(unknown)[:100]!r}" if unknown else "two checkpoints have one name")

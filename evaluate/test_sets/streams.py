@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from PIL import Image
@@ -19,6 +19,8 @@ from .test_set import Clusters, Grouping, Marked, clusters_of_classes, group_ima
 
 # Key of the json in which a sample may say its group.
 GROUPS: Final = "groups"
+# And that of the labels of its mechanisms.
+LABELS: Final = "labels"
 # What images may have been made of together, by source: its name, and the keys of their json that tell it.
 ORIGINS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "observational": ("latent", ("class_label", "latent_index")),
@@ -35,7 +37,7 @@ class StreamSet:
     """One stream of a dataset; `samples` also holds what comes with its images, such as masks and nuisances.
 
     group_by: dotted key of the samples' json that tells an image's group; None: `groups`, where the first sample has
-    it.
+    it. label_key: of the json too, where the label is another than the class.
     """
 
     name: str
@@ -47,11 +49,14 @@ class StreamSet:
     allowed: tuple[int, ...] | None = None
     groups: tuple[tuple[int, ...], ...] | None = None
     group_by: str | None = None
+    label_key: str | None = None
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def labels(self, position: int) -> tuple[int, ...]:
+        if self.label_key is not None:
+            return (self._told_label(position, self.label_key),)
         return (class_label(self.samples, position, self.samples.read(position, ["cls"])),)
 
     def read(self, position: int) -> bytes:
@@ -83,6 +88,25 @@ class StreamSet:
     def parameters(self, position: int) -> dict[str, Any]:
         """What a sample's json says. Raises FormatError where it has none."""
         return sample_parameters(self.samples, position, self.samples.read(position, ["json"]).get("json", b""))
+
+    def mechanisms(self) -> tuple[str, ...]:
+        """What samples have labels of in their json, such as shape, texture and background; none where they do not."""
+        labels = self.parameters(0).get(LABELS)
+        return tuple(labels) if isinstance(labels, dict) else ()
+
+    def labelled_by(self, mechanism: str) -> "StreamSet":
+        """The same samples, labelled by one of their mechanisms."""
+        protocol = f"the classifier's own resize and crop; label of the {mechanism} in the sample's json"
+        return replace(self, label_key=f"{LABELS}.{mechanism}", protocol=protocol)
+
+    def _told_label(self, position: int, key: str) -> int:
+        label = look_up(self.parameters(position), key)
+        if type(label) is not int or not 0 <= label < len(self.class_names):
+            raise FormatError(
+                f"{self.samples.storage}: sample {self.key(position)}: {key}: {shorten(repr(label))}; expected a "
+                f"number below {len(self.class_names)}"
+            )
+        return label
 
     def clusters(self) -> Clusters | None:
         """By latent, mask or photo where several images are made of one, and else by class."""
