@@ -438,6 +438,70 @@ def nuisances(
         finish(out, results)
 
 
+@cli.command()
+@click.option(
+    "--object-reader", required=True, metavar="PATH", help="A classifier trained on pictures free of confounding."
+)
+@click.option(
+    "--reader",
+    required=True,
+    metavar="DATASET:STREAM",
+    help="Natural images with true nuisances that are free of the class, to learn reading from.",
+)
+@click.option("--reference", required=True, metavar="DATASET:STREAM", help="The natural training stream.")
+@click.option("--held-out", required=True, metavar="DATASET:STREAM", help="Natural images on which readers are tried.")
+@click.option(
+    "--distribution",
+    "distributions",
+    multiple=True,
+    required=True,
+    metavar="DATASET:STREAM",
+    help="A source; repeatable.",
+)
+@click.option(
+    "--brings",
+    multiple=True,
+    metavar="STREAM=ROW",
+    help="The row of --results that was trained with a source; repeatable.",
+)
+@click.option(
+    "--results", "measured", metavar="DIR", type=click.Path(path_type=Path), help="Folder of `run`.  [default: --out]"
+)
+@click.option(
+    "--shifted", default="mini/test-background", show_default=True, metavar="SET", help="On which its gain counts."
+)
+@click.option("--images", default=4000, show_default=True, type=click.IntRange(min=1), help="Of each source.")
+@click.option("--epochs", default=8, show_default=True, type=click.IntRange(min=1), help="Of the nuisance reader.")
+@out_option
+@device_option
+def sources(
+    object_reader: str, reader: str, reference: str, held_out: str, distributions: tuple[str, ...],
+    brings: tuple[str, ...], measured: Path | None, shifted: str, images: int, epochs: int, out: Path, device: str,
+) -> None:  # fmt: skip
+    """All sources of the mini world in one figure: label from background, object recognised, and what it brings."""
+    from ..train.checkpoint import load_classifier
+    from .analyses.sources import analyse_sources
+    from .report.means import row_gains
+    from .report.results import load_results, open_results
+
+    rows = dict(_pair("--brings", text, "STREAM=ROW") for text in brings)
+    chosen = pick_device(device)
+    classifier = load_classifier(object_reader)
+    with open_results(out) as results:
+        gains = row_gains(load_results(measured) if measured else results, shifted, rows) if rows else {}
+        results.analyses |= analyse_sources(
+            classifier, reader, reference, held_out, distributions, gains, images, epochs, out, chosen
+        )
+        finish(out, results)
+
+
+def _pair(option: str, text: str, form: str) -> tuple[str, str]:
+    name, separator, value = text.partition("=")
+    if not separator or not name or not value:
+        raise UsageError(f"{option} {text}: expected {form}")
+    return name, value
+
+
 @cli.command("grad-cam")
 @checkpoint_option
 @click.option("--shards", "streams", multiple=True, required=True, metavar="DATASET:STREAM", help="Images; repeatable.")

@@ -7,14 +7,12 @@ import pytest
 import torch
 from genint.evaluate.analyses.agreement import analyse_agreement
 from genint.evaluate.analyses.distributions import load_distributions
+from genint.evaluate.analyses.nuisance_reader import NuisanceReader, fit_nuisance_reader, nuisance_sets
 from genint.evaluate.analyses.nuisances import (
     DependenceReport,
-    NuisanceReader,
-    fit_nuisance_reader,
     measure_dependence,
     measure_dependences,
     measure_reader,
-    nuisance_sets,
     plot_dependences,
 )
 from genint.evaluate.analyses.stream_images import StreamImages

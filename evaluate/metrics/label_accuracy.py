@@ -60,6 +60,15 @@ def classify_linearly(
     return float(LogisticRegression(max_iter=1000).fit(inputs, train_labels).score(queries, test_labels))
 
 
+def answer_linearly(
+    train: NDArray[np.float64], train_labels: NDArray[np.int64], queries: NDArray[np.float64]
+) -> NDArray[np.int64]:
+    """Labels [Q] that a logistic regression, trained on z [N, k] and labels [N], gives to queries [Q, k]."""
+    inputs, asked = standardize(train, queries)
+    answers: NDArray[np.int64] = LogisticRegression(max_iter=1000).fit(inputs, train_labels).predict(asked)
+    return answers
+
+
 def standardize(train: NDArray[np.float64], test: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
     """Both in units of the training part's mean and standard deviation, column by column."""
     mean, sd = train.mean(0), train.std(0)

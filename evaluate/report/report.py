@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from ...manifests.storage import Storage
 from .groups import group_lines, group_section
 from .heads import head_section
-from .means import Mean, mean_over_seeds, plain_mean
+from .means import Mean, accuracies_by_row, group_accuracies, plain_mean
 from .page import Cell, Section, Table, draw_figure, embed_file, render_page
 from .paper import paper_accuracy, paper_corruption
 from .results import Accuracy, Analysis, Bias, Clustered, CorruptionErrors, Results
@@ -24,22 +24,6 @@ MAX_PLOTTED = 12
 PLURALS = {"class": "classes", "latent": "latents", "mask": "masks", "photo": "photos"}
 
 Named = TypeVar("Named")
-
-
-def group_accuracies(results: Results) -> dict[tuple[str, str], Mean]:
-    """Top-1 by (group, test set), in [0, 1]."""
-    return {
-        place: mean_over_seeds([entry.top1 for entry in entries], entries[0].top1_interval, entries[0].clustered)
-        for place, entries in _by_group(results).items()
-    }
-
-
-def _by_group(results: Results) -> dict[tuple[str, str], list[Accuracy]]:
-    group_of = {entry.name: entry.group for entry in results.checkpoints}
-    members: dict[tuple[str, str], list[Accuracy]] = {}
-    for entry in results.accuracy:
-        members.setdefault((group_of[entry.checkpoint], entry.test_set), []).append(entry)
-    return members
 
 
 def accuracy_lines(results: Results) -> list[str]:
@@ -120,7 +104,7 @@ def _sections(results: Results, folder: Path) -> Iterator[Section]:
 def _accuracy_section(results: Results) -> Section:
     means, groups = group_accuracies(results), _groups(results)
     names = [name for name in _test_sets(results) if not _is_corruption(results, name)]
-    members = _by_group(results)
+    members = accuracies_by_row(results)
     first = {entry.group: entry for entry in reversed(results.checkpoints)}
     marks = {entry.test_set: entry.marked for entry in results.accuracy}
     rows = []

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -110,11 +110,10 @@ class StreamSet:
 
     def clusters(self) -> Clusters | None:
         """By latent, mask or photo where several images are made of one, and else by class."""
-        unit, keys = ORIGINS.get(self.samples.entry.source, ("", ()))
-        if unit:
-            origins = [_texts(self.parameters(position), keys) for position in range(len(self))]
-            found = Clusters(unit, number_distinct(origins))
-            if found.count < len(self):
+        source = self.samples.entry.source
+        if source in ORIGINS:
+            found = origins_of(source, map(self.parameters, range(len(self))))
+            if found is not None:
                 return found
         return clusters_of_classes([self.labels(position) for position in range(len(self))])
 
@@ -167,6 +166,13 @@ def look_up(parameters: Mapping[str, Any], key: str) -> Any:
     for part in key.split("."):
         value = value.get(part) if isinstance(value, dict) else None
     return value
+
+
+def origins_of(source: str, parameters: Iterable[Mapping[str, Any]]) -> Clusters | None:
+    """What samples of a source, by their json, were made of together; None where each was made by itself."""
+    unit, keys = ORIGINS.get(source, ("", ()))
+    found = Clusters(unit, number_distinct([_texts(each, keys) for each in parameters]))
+    return found if unit and found.count < len(found.numbers) else None
 
 
 def _texts(parameters: Mapping[str, Any], keys: tuple[str, ...]) -> str:

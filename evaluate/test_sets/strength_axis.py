@@ -13,7 +13,7 @@ from .streams import StreamSet, open_streams
 
 # Keys of a stream that change no pixel, or the file format alone.
 IMMATERIAL: Final = ("split", "samples_per_shard", "max_failures")
-# Their streams' pictures depend on the world, not on the stream's name and the recipe's seed.
+# Their streams' pictures depend on the world: not on the stream's name, how many are shown, and the recipe's seed.
 OF_THE_WORLD: Final = ("mini-world",)
 # Training pictures are confounded; a test shifts as these fall.
 FALLING: Final = ("background_confounding", "pose_confounding")
@@ -67,7 +67,7 @@ def _describe(dataset: Dataset, one: StreamSet) -> dict[str, Any]:
     stream = dataset.recipe.stream(one.samples.entry.name)
     keys = {name: value for name, value in stream.model_dump().items() if name not in IMMATERIAL}
     if stream.source in OF_THE_WORLD:
-        return {name: value for name, value in keys.items() if name != "name"}
+        return {name: value for name, value in keys.items() if name not in ("name", "num_samples")}
     settled = dataset.entry.fingerprint
     return keys | {
         "seed": dataset.recipe.seed,
