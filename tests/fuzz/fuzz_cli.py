@@ -191,7 +191,11 @@ COMMANDS: dict[str, dict[str, tuple[list[str], list[str]]]] = {
                 "--imagenet",
                 "--imagenet-v2",
                 "--imagenet-c",
+                "--imagenet-c-bar",
+                "--imagenet-d",
                 "--objectnet",
+                "--groups",
+                "--group-by",
                 "--folder",
                 "--corrupted",
                 "--corruptions",
@@ -218,6 +222,27 @@ COMMANDS: dict[str, dict[str, tuple[list[str], list[str]]]] = {
         ),
         "nuisances": ([], ["--reader", "--reference", "--held-out", "--distribution", "--images", "--epochs", "--out"]),
         "grad-cam": ([], ["--checkpoint", "--shards", "--images", "--show", "--out"]),
+        "failure-points": ([], ["--checkpoint", "--shards", "--out", "--device", "--precision", "--batch-size"]),
+        "fit-line": ([], ["--results", "--clean", "--shifted", "--row", "--out"]),
+        "saved-difference": (
+            ["folder=photos"],
+            ["--checkpoint", "--images", "--resize", "--crop", "--seed", "--out", "--device"],
+        ),
+        "sources": (
+            [],
+            [
+                "--object-reader",
+                "--reader",
+                "--reference",
+                "--held-out",
+                "--distribution",
+                "--brings",
+                "--shifted",
+                "--images",
+                "--epochs",
+                "--out",
+            ],
+        ),
     },
 }
 # What is given where nothing odd is: so that a case gets past the first check.
@@ -247,6 +272,11 @@ GOOD = {
     "--reference": ["fast:natural"],
     "--held-out": ["fast:held"],
     "--stream": ["natural", "interventional"],
+    "--object-reader": ["run"],
+    "--group-by": ["class_label", "sample_index", "labels.shape"],
+    "--results": ["report"],
+    "--clean": ["fast/shown"],
+    "--shifted": ["fast/held"],
     "--dictionary-size": ["2"],
     "--show": ["1", "2"],
     "--classes": ["0,1"],
@@ -269,6 +299,7 @@ SHARDS = {
     "run": ["fast", "fast:shown", "rendered"],
     "causal-bound": ["rendered"],
     "grad-cam": ["fast:shown", "rendered:natural"],
+    "failure-points": ["fast:shown", "fast:held"],
 }
 
 
