@@ -186,11 +186,15 @@ def test_streams_of_one_name_go_by_their_dataset_too(reference: Path, tmp_path: 
 
 
 def test_too_few_images_are_refused_before_a_reader_is_trained() -> None:
-    check_images(np.arange(34) % 2, "enough")
+    check_images(np.arange(34) % 2, 10, "enough")
+    with pytest.raises(
+        UsageError, match="few: 14 images of class 0, 3 classes; telling labels from 10 nuisances takes 15"
+    ):
+        check_images(np.arange(42) % 3, 10, "few")
     for labels, problem in [
         (np.array([0, 0, 0, 0, 1, 1, 1]), "few: 3 images of class 1"),
         (np.zeros(100, int), "1 classes"),
         (np.arange(20) % 2, "few: 20 images; telling labels from nuisances takes 34"),
     ]:
         with pytest.raises(UsageError, match=problem):
-            check_images(labels, "few")
+            check_images(labels, 1, "few")

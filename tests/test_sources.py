@@ -1,6 +1,5 @@
 """All sources beside each other: fidelity, label from nuisances and the axioms, on pictures that say what they are."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,14 @@ from genint.evaluate.analyses.sources import (
     plot_sources,
 )
 from genint.evaluate.analyses.stream_images import StreamImages
+from genint.evaluate.cli import main
 from genint.evaluate.metrics.frechet import frechet_distance
 from genint.evaluate.report.means import row_gains
 from genint.evaluate.report.report import write_report
-from genint.evaluate.report.results import Accuracy, CheckpointEntry, Results, load_results, save_results
+from genint.evaluate.report.results import Accuracy, Analysis, CheckpointEntry, Results, load_results, save_results
 from genint.manifests.errors import FormatError, UsageError
 from genint.manifests.world import CLASSES, NUISANCES
+from genint.pipeline.cli import cli
 from genint.train.checkpoint import Classifier, Preprocessing, make_model
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -44,16 +45,19 @@ def show(objects: NDArray[np.int64], backgrounds: NDArray[np.int64], poses: NDAr
 
 
 class FirstRow(nn.Module):
+    """The class that is written; as in the other, a parameter says where it computes."""
+
     def __init__(self) -> None:
         super().__init__()
         self.avgpool = nn.Flatten()
+        self.scale = nn.Parameter(torch.tensor(1.0))
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.avgpool(nn.functional.one_hot((images[:, 0, 0, 0] * 255).round().long(), 4).float())
+        return self.avgpool(self.scale * nn.functional.one_hot((images[:, 0, 0, 0] * 255).round().long(), 4))
 
 
 class SecondRow(nn.Module):
-    """The nuisances as they are written; it has a parameter, which says where it computes."""
+    """The nuisances as they are written."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -146,35 +150,65 @@ def test_gains_are_over_the_first_row() -> None:
 
 
 def test_streams_of_a_dataset_are_compared_in_one_figure(reference: Path, tmp_path: Path) -> None:
+    streams = "".join(
+        f'[[streams]]\nname = "{name}"\nsource = "mini-world"\nobjects = "train"\nnum_samples = 160\n'
+        f'samples_per_shard = 160\nimage_format = "png"\nbackground_confounding = {a}\npose_confounding = {a}\n'
+        for name, a in (("natural", 0.9), ("free", 0.0))
+    )
+    (tmp_path / "recipe.toml").write_text(f'name = "world"\nseed = 1\n{streams}')
+    world = tmp_path / "dataset"
+    arguments = [
+        "build-shards",
+        str(tmp_path / "recipe.toml"),
+        "--out",
+        str(world),
+        "--workers",
+        "1",
+        "--device",
+        "cpu",
+    ]
+    cli(arguments, standalone_mode=False)
     torch.manual_seed(0)
     plain = Preprocessing(None, 32)
     objects = Classifier("objects", make_model("resnet18", 10).eval(), "resnet18", CLASSES, plain, "0" * 64)
 
-    def analyse(streams: list[str], gains: dict[str, float]) -> Callable[..., Any]:
-        natural = f"{reference}:natural"
-        return analyse_sources(objects, natural, natural, natural, streams, gains, 60, 1, tmp_path)
+    def analyse(distributions: list[str], gains: dict[str, float]) -> dict[str, Analysis]:
+        free, natural = f"{world}:free", f"{world}:natural"
+        return analyse_sources(objects, free, natural, natural, distributions, gains, 160, 4, tmp_path)
 
-    found = analyse([f"{reference}:natural", f"{reference}:interventional"], {"interventional": 2.5})
+    found = analyse([f"{world}:natural", f"{world}:free"], {"free": 2.5})
     assert set(found) == {"sources"}  # no stream here names labels of mechanisms
     section = found["sources"]
-    assert [row[0] for row in section.rows] == ["natural", "interventional"]
+    assert [row[0] for row in section.rows] == ["natural", "free"]
     assert [row[-1] for row in section.rows] == ["–", "+2.50"]
-    assert "over 20 latents" not in section.rows[1][2] and "over latents" in section.rows[1][2]
-    assert len(section.data["streams"][1]["read_as"]) == 60
+    assert all("over images" in row[2] for row in section.rows)
+    natural, free = section.data["streams"]
+    assert natural["label_from"]["background"] > free["label_from"]["background"] + 0.2
+    assert len(free["read_as"]) == 160 and sorted(free["sample_indices"]) == list(range(160))
     results = Results(analyses=found)
     save_results(tmp_path, results)
     assert load_results(tmp_path).analyses["sources"].rows == section.rows
     assert "Sources compared" in write_report(tmp_path, results).read_text()
     with pytest.raises(UsageError, match="--brings transfer: no such stream; known: natural"):
-        analyse([f"{reference}:natural"], {"transfer": 1.0})
-    with pytest.raises(UsageError, match="telling labels from nuisances takes"):
+        analyse([f"{world}:natural"], {"transfer": 1.0})
+    with pytest.raises(UsageError, match="3 images of class 0, 10 classes; telling labels from 10 nuisances takes 15"):
         analyse([f"{reference}:observational"], {})
 
 
+def test_a_source_and_its_row_are_given_as_a_pair(run_main, tmp_path: Path) -> None:
+    needed = [
+        part
+        for name in ("object-reader", "reader", "reference", "held-out", "distribution")
+        for part in (f"--{name}", "x")
+    ]
+    found = run_main(main, "sources", *needed, "--brings", "transfer", "--out", tmp_path / "out")
+    assert found.exit_code == 2 and "--brings transfer: expected STREAM=ROW" in found.err
+
+
 def test_a_bubble_is_hollow_where_a_source_brings_nothing(readers: Readers) -> None:
-    labels = np.arange(40) % 4
+    labels = np.arange(80) % 4
     found = [
-        measure_fidelity(readers, stream(name, show(labels, labels, labels), labels, [{}] * 40), np.eye(4)[labels])
+        measure_fidelity(readers, stream(name, show(labels, labels, labels), labels, [{}] * 80), np.eye(4)[labels])
         for name in ("good", "bad", "unknown")
     ]
     axes = plot_sources(found, {"good": 2.0, "bad": -1.0}).axes[0]

@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from ...manifests.world import NUISANCES
 from ..metrics.label_accuracy import check_images, label_accuracy
 from ..metrics.variance import coefficients_of_determination, within_class_sd
 from ..report.page import save_figure
@@ -140,7 +141,7 @@ def analyse_nuisances(
     preprocessing = stream_preprocessing([reader, reference, *held_out, *streams])
     measured = list(load_distributions(streams, preprocessing, limit))
     for images in measured:
-        check_images(images.class_labels, f"stream {images.stream!r}")
+        check_images(images.class_labels, len(NUISANCES), f"stream {images.stream!r}")
     compared = load_images(reference, preprocessing, limit)
     unseen = [load_images(text, preprocessing) for text in held_out]
     check_same_classes(compared, *unseen, *measured)

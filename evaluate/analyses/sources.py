@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ...manifests.errors import FormatError, UsageError, shorten
+from ...manifests.world import NUISANCES
 from ...train.checkpoint import Classifier
 from ..metrics.accuracy import accuracy
 from ..metrics.bootstrap import bootstrap_over_clusters
@@ -209,7 +210,7 @@ def analyse_sources(
         )
     measured = list(load_distributions(streams, preprocessing, limit))
     for images in measured:
-        check_images(images.class_labels, f"stream {images.stream!r}")
+        check_images(images.class_labels, len(NUISANCES), f"stream {images.stream!r}")
     unknown = sorted(gains.keys() - {images.stream for images in measured})
     if unknown:
         known = ", ".join(images.stream for images in measured)

@@ -76,13 +76,19 @@ def standardize(train: NDArray[np.float64], test: NDArray[np.float64]) -> tuple[
     return (train - mean) / sd, (test - mean) / sd
 
 
-def check_images(class_labels: NDArray[np.int64], name: str) -> None:
-    """Raise UsageError where `label_accuracy` cannot hold out and learn from so few images of a stream."""
+def check_images(class_labels: NDArray[np.int64], columns: int, name: str) -> None:
+    """Raise UsageError where `label_accuracy` cannot hold out and learn from so few images of a stream.
+
+    columns: how many numbers of each image the labels are told from, at most.
+    """
     labels, counts = np.unique(class_labels, return_counts=True)
-    if len(labels) < 2 or counts.min() < FOLDS:
+    # Quadratic discriminants take more images of each class than there are columns, of those not held out.
+    needed = max(FOLDS, -(-(columns + 1) * FOLDS // (FOLDS - 1)))
+    if len(labels) < 2 or counts.min() < needed:
         raise UsageError(
             f"{name}: {counts.min()} images of class {labels[counts.argmin()]}, {len(labels)} classes; telling labels "
-            f"from nuisances takes {FOLDS} images of each of 2 classes or more: give larger streams or more --images"
+            f"from {columns} nuisances takes {needed} images of each of 2 classes or more: give larger streams or more "
+            "--images"
         )
     learned = len(class_labels) - -(-len(class_labels) // FOLDS)
     if learned < NEIGHBOURS:
