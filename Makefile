@@ -11,7 +11,7 @@ ROOMS := manifests pipeline train evaluate
 FUZZ_CASES ?= 2000
 FUZZ_SEED ?= 1
 
-.PHONY: demo test check lint bench fuzz paper-mini confounding-sweep help clean
+.PHONY: demo test check lint bench fuzz paper-mini confounding-sweep cgn-mnist help clean
 
 demo: $(VENV)/.genint  ## Build and verify the mini dataset, train with and without interventions, and compare
 	$(BIN)/genint-pipeline directions --out datasets/mini-directions
@@ -55,6 +55,9 @@ paper-mini: $(VENV)/.genint  ## The paper's experiments on the mini world; -j N 
 
 confounding-sweep: $(VENV)/.genint  ## Generator, data and trainings for five confounding strengths; about three hours
 	$(MAKE) -f results/confounding-sweep.mk BIN=$(BIN)
+
+cgn-mnist: $(VENV)/.genint  ## CGN's MNIST table from MNIST=DIR TEXTURES=DIR CHECKPOINTS=DIR; about an hour a training
+	$(MAKE) -f results/cgn-mnist.mk BIN=$(BIN)
 
 help:  ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
