@@ -57,7 +57,10 @@ def environment() -> dict[str, str]:
 
 def build(folder: Path) -> dict[str, str]:
     """sha256 of every shard, by recipe and stream."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # sums of several round otherwise
     torch.save(make_random_generator(LARGE, seed=0).state_dict(), folder / "pytorch_model.bin")
+    torch.set_num_threads(threads)
     (folder / "config.json").write_text(LARGE.to_json_string())
     (folder / "large.toml").write_text(LARGE_RECIPE)
     command = [sys.executable, "-c", "from genint.pipeline.cli import main; main()", "build-shards"]

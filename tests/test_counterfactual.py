@@ -308,7 +308,7 @@ def test_counterfactuals_train_a_classifier_by_their_shape(dataset):
     from genint.train.streams import open_shards
 
     (stream,) = open_shards(str(dataset))
-    assert stream.term == "int" and len(stream.images) == 200
+    assert stream.term == "counterfactual" and len(stream.images) == 200
     assert {stream.images.read(position)[1] for position in range(200)} == set(range(10))
 
 
@@ -339,6 +339,8 @@ def test_interpolations_that_cannot_be_drawn_are_refused(network, run_cli, tmp_p
 @pytest.mark.parametrize("world", ["colored", "double-colored", "wildlife"])
 def test_recipes_of_the_mnist_worlds_make_ten_thousand_masks_with_ten_pairs_each(world):
     recipe = load_recipe(f"cgn-{world}-mnist")
-    assert [stream.source for stream in recipe.streams] == [f"{world}-mnist", f"{world}-mnist", "counterfactual"]
+    natural = f"{world}-mnist"
+    assert [stream.source for stream in recipe.streams] == [natural, natural, "counterfactual", "counterfactual"]
+    assert recipe.stream("observational").swap == [] != recipe.stream("counterfactual").swap
     stream = recipe.stream("counterfactual")
     assert stream.bank * 10 == 10_000 and stream.count(facts_of(stream, name=f"{world}-mnist-cgn")) == 100_000
