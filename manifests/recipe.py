@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError, model_validator
 from .errors import RecipeError, shorten
 from .sources import AnyStream
 from .sources.stream import LISTED_KINDS, NETWORK_KINDS, InputKind, Name, Table
-from .toml import parse_toml
+from .toml import check_exact, parse_toml, parse_value
 
 MINI_GENERATOR = "mini"
 
@@ -158,9 +158,14 @@ def read_recipe(text: str, origin: str, overrides: Sequence[str] = ()) -> Recipe
     for override in overrides:
         _override(tree, override)
     try:
-        return Recipe.model_validate(tree)
+        recipe = Recipe.model_validate(tree)
     except ValidationError as error:
         raise RecipeError(f"{shorten(origin)}: {explain(error, tree)}") from error
+    try:
+        check_exact(dict(_flatten(tree)), recipe.flatten())
+    except ValueError as error:
+        raise RecipeError(f"{shorten(origin)}: {error}") from error
+    return recipe
 
 
 def explain(error: ValidationError, tree: dict[str, Any]) -> str:
@@ -216,9 +221,9 @@ def _override(tree: dict[str, Any], override: str) -> None:
     if not separator:
         raise RecipeError(f"--set {shown}: expected KEY=VALUE, such as streams.interventional.truncation=0.5")
     try:
-        value = parse_toml(f"value = {text}")["value"]
-    except ValueError:
-        value = text  # a bare word is a string, as on any command line
+        value = parse_value(text)
+    except ValueError as error:
+        raise RecipeError(f"--set {shown}: {error}") from error
     *parents, key = dotted.strip().split(".")
     table: Any = tree
     for i, part in enumerate(parents):

@@ -1,7 +1,7 @@
 """TOML as recipes and presets are written in it."""
 
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 DEEPEST = 32  # tables in tables; ours need four
@@ -23,6 +23,34 @@ def parse_toml(text: str) -> dict[str, Any]:
         if isinstance(value, int) and not -(2**63) <= value < 2**63:
             raise ValueError("an integer has more than 64 bits")
     return tree
+
+
+def parse_value(text: str) -> Any:
+    """The value in KEY=VALUE: TOML, or a bare word, which is a string as on any command line.
+
+    Raises ValueError where it is TOML that no key can have.
+    """
+    try:
+        return parse_toml(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def check_exact(given: Mapping[str, Any], held: Mapping[str, Any]) -> None:
+    """Raise ValueError where a number that was given as an integer is held as another one, by floating point.
+
+    Both with the same dotted keys; a key may be in either alone.
+    """
+    for key, value in given.items():
+        kept = held.get(key)
+        pairs = (
+            zip(value, kept, strict=False) if isinstance(value, list) and isinstance(kept, list) else [(value, kept)]
+        )
+        for one, other in pairs:
+            if isinstance(one, int) and isinstance(other, float) and one != other:
+                raise ValueError(
+                    f"{key} = {one}: an integer that floating point cannot hold; the nearest is {other:.0f}"
+                )
 
 
 def _values(tree: dict[str, Any]) -> Iterator[tuple[int, Any]]:

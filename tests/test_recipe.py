@@ -343,3 +343,18 @@ def test_refused_recipe_writes_nothing_and_exits_with_2(run_cli: RunCli, tiny_re
         assert result.err.startswith("error: ")
         assert result.err.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "streams.transfer.style_weight=9007199254740993",
+            "that floating point cannot hold; the nearest is 9007199254740992",
+        ),
+        ("streams.transfer.content=10000000000000000000000000000000000000000", "an integer has more than 64 bits"),
+    ],
+)
+def test_numbers_that_would_become_others_are_refused(override: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        load_recipe("mini", [override])

@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 from ..manifests.errors import UsageError, shorten
 from ..manifests.recipe import suggest
 from ..manifests.sources.stream import Name, Table
-from ..manifests.toml import parse_toml
+from ..manifests.toml import check_exact, parse_toml, parse_value
 from .stream_images import Head
 from .streams import Term
 
@@ -227,9 +227,15 @@ def load_configuration(
     for key, value in values.items():
         _override(tree, key, value, f"--{key.replace('_', '-')}")
     try:
-        return Configuration.model_validate(tree)
+        configuration = Configuration.model_validate(tree)
     except ValidationError as error:
         raise UsageError(f"preset {shorten(name_or_path)}: {_explain(error, tree)}") from error
+    given = {stage.name: table for stage, table in zip(configuration.stages, tree["stages"], strict=True)}
+    try:
+        check_exact(_flatten({**tree, "stages": given}), configuration.flatten())
+    except ValueError as error:
+        raise UsageError(f"preset {shorten(name_or_path)}: {error}") from error
+    return configuration
 
 
 def _read_tree(name_or_path: str, seen: list[str]) -> dict[str, Any]:
@@ -297,9 +303,9 @@ def _parse(override: str) -> tuple[str, Any]:
     if not separator:
         raise UsageError(f"--set {shorten(override)}: expected KEY=VALUE, such as lr=0.01 or stages.NAME.lr=0.01")
     try:
-        return key, parse_toml(f"value = {text}")["value"]
-    except ValueError:
-        return key, text  # a bare word is a string, as on any command line
+        return key, parse_value(text)
+    except ValueError as error:
+        raise UsageError(f"--set {shorten(override)}: {error}") from error
 
 
 def _override(tree: dict[str, Any], dotted: str, value: Any, origin: str) -> None:

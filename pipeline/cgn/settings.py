@@ -1,6 +1,5 @@
 """What the weights of a CGN depend on: presets in the package, files of one's own, and overrides."""
 
-import tomllib
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -8,9 +7,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
-from ...manifests.errors import UsageError
+from ...manifests.errors import UsageError, shorten
 from ...manifests.recipe import suggest
 from ...manifests.sources.stream import Table
+from ...manifests.toml import parse_toml, parse_value
 
 Weights = list[Annotated[float, Field(ge=0)]]
 World = Literal["colored-mnist", "double-colored-mnist", "wildlife-mnist"]
@@ -139,9 +139,9 @@ def load_settings(name_or_path: str, overrides: Sequence[str] = ()) -> Fit:
     else:
         raise UsageError(f"no preset {name_or_path!r}{suggest(name_or_path, list(shipped))}")
     try:
-        tree = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{name_or_path}: not TOML: {error}") from error
+        tree = parse_toml(text)
+    except ValueError as error:
+        raise UsageError(f"{name_or_path}: not TOML: {shorten(str(error))}") from error
     for override in overrides:
         _override(tree, override)
     form = tree.get("form")
@@ -158,9 +158,9 @@ def _override(tree: dict[str, Any], override: str) -> None:
     if not separator:
         raise UsageError(f"--set {override}: expected KEY=VALUE, such as steps=100 or collage.patch=5")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text  # a bare word is a string, as on any command line
+        value = parse_value(text)
+    except ValueError as error:
+        raise UsageError(f"--set {shorten(override)}: {error}") from error
     *parents, key = dotted.strip().split(".")
     for part in parents:
         tree = tree.setdefault(part, {})
@@ -179,6 +179,6 @@ def _explain(error: ValidationError, form: type[Table]) -> str:
         return f"unknown key {where!r}{suggest(where, sorted(known))}{more}"
     if first["type"] == "missing":
         return f"key {where!r} is missing{more}"
-    found = f" = {first['input']!r}" if isinstance(first["input"], (str, int, float, bool)) else ""
+    found = f" = {shorten(repr(first['input']))}" if isinstance(first["input"], (str, int, float, bool)) else ""
     message = first["msg"].removeprefix("Value error, ")
     return f"{where}{found}: {message}{more}" if where else f"{message}{more}"
