@@ -91,16 +91,22 @@ def start_and_wait_for_the_plan(recipe: Path, out: Path, *options: str) -> subpr
     return build
 
 
-def test_nodes_that_join_late_lack_a_library_or_work_for_others(tmp_path, tiny_recipe, cluster, reference):
-    """Of three nodes, one is another job's and one lacks a library: the third makes every shard."""
-    (tmp_path / "pytorch_pretrained_biggan.py").write_text("raise ImportError('libcudnn.so.9: cannot open')")
+def test_nodes_join_late_lack_a_library_have_another_version_or_work_for_others(
+    tmp_path, tiny_recipe, cluster, reference
+):
+    """Of four nodes, one is another job's, one lacks a library, one has another genint: the last makes all shards."""
+    lacking, old = tmp_path / "lacking", tmp_path / "old"
+    lacking.mkdir()
+    (lacking / "pytorch_pretrained_biggan.py").write_text("raise ImportError('libcudnn.so.9: cannot open')")
+    (old / "genint-0.0.1.dist-info").mkdir(parents=True)
+    (old / "genint-0.0.1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: genint\nVersion: 0.0.1\n")
     busy = cluster.add_node(num_cpus=1)
     nodes = [busy]
     subprocess.run([sys.executable, "-c", HOLD.format(address=cluster.address)], check=True)
     out = tmp_path / "dataset"
-    build = start_and_wait_for_the_plan(tiny_recipe, out, "--address", cluster.address, "--workers", "3")
+    build = start_and_wait_for_the_plan(tiny_recipe, out, "--address", cluster.address, "--workers", "4")
     try:
-        nodes.append(cluster.add_node(num_cpus=1, env_vars={"PYTHONPATH": str(tmp_path)}))
+        nodes += [cluster.add_node(num_cpus=1, env_vars={"PYTHONPATH": str(folder)}) for folder in (lacking, old)]
         nodes.append(cluster.add_node(num_cpus=1))
         _, err = build.communicate(timeout=240)
     finally:
@@ -109,6 +115,7 @@ def test_nodes_that_join_late_lack_a_library_or_work_for_others(tmp_path, tiny_r
             cluster.remove_node(node)
     assert build.returncode == 0, err
     assert "cannot start: ImportError: libcudnn.so.9: cannot open" in err
+    assert "cannot start: genint 0.0.1 on this node, the driver has " in err
     assert " shard " not in err  # none was handed to a worker that could not make it
     assert (out / "SHA256SUMS").read_text() == (reference / "SHA256SUMS").read_text()
 

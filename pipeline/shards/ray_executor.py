@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import asdict, replace
+from importlib.metadata import version
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -212,7 +213,14 @@ def _make_actor_class() -> type:
             context = ray.get_runtime_context()
             return socket.gethostname(), context.get_accelerator_ids()["GPU"], context.get_node_id()
 
-        def start(self, settings: dict[str, Any]) -> None:
+        def start(self, settings: dict[str, Any], expected: str) -> None:
+            from importlib.metadata import version
+
+            from genint.manifests.errors import GenintError
+
+            found = version("genint")
+            if found != expected:
+                raise GenintError(f"genint {found} on this node, the driver has {expected}; install one on every node")
             from genint.pipeline.shards.worker import Worker, WorkerSettings
 
             self.worker = Worker(WorkerSettings(**settings))
@@ -229,7 +237,7 @@ class _RayWorker:
     def __init__(self, actor: Any, settings: WorkerSettings) -> None:
         self._actor = actor
         self._located: Future[tuple[str, list[str], str]] = actor.locate.remote().future()
-        self.ready: Future[None] = actor.start.remote(asdict(settings)).future()
+        self.ready: Future[None] = actor.start.remote(asdict(settings), version("genint")).future()
 
     @property
     def place(self) -> Place | None:
