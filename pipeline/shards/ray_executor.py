@@ -75,13 +75,10 @@ class RayPool:
         return self._requested or _count(self._usable(), self.what) * self._per_device
 
     def start_worker(self) -> WorkerHandle:
-        options: dict[str, Any] = {"num_cpus": 1}
-        encoders = self._encoders or LEAST_ENCODERS
+        options: dict[str, Any]
+        options, encoders = {"num_cpus": 1}, self._encoders or LEAST_ENCODERS
         if self.what == "GPU":
-            # As many as it uses, but no more than its node has for each: an actor that asks for more waits for ever.
-            cpus = self._cpus_beside_a_gpu()
-            encoders = self._encoders or choose_encoders(cpus)
-            options = {"num_gpus": 1 / self._per_device, "num_cpus": min(encoders + 1, cpus)}
+            options, encoders = share_of_gpu(self._usable(), self._per_device, self._encoders)
         if self._avoided:
             options["scheduling_strategy"] = NodeLabelSchedulingStrategy({NODE_LABEL: NotIn(*self._avoided)})
         # max_restarts=0: a fresh actor answers after seconds, a restarting one holds its node's resources for longer.
@@ -113,11 +110,6 @@ class RayPool:
     def _usable(self) -> list[Node]:
         return [node for node in self._nodes if node["NodeID"] not in self._avoided]
 
-    def _cpus_beside_a_gpu(self) -> int:
-        """CPUs for each worker on the node that has the fewest of them."""
-        shares = [_resource(node, "CPU") / _resource(node, "GPU") for node in self._usable() if _resource(node, "GPU")]
-        return int(min(shares, default=1) / self._per_device)
-
     def _watch(self, on_lost: Callable[[str], None]) -> None:
         """Ask the head for its nodes; calls to a dead cluster hang, also those that start a worker."""
         heard = time.monotonic()
@@ -136,6 +128,18 @@ class RayPool:
         except (RayError, RuntimeError, ConnectionError):
             return  # no answer
         answered.set()
+
+
+def share_of_gpu(nodes: list[Node], per_device: int, encoders: int | None) -> tuple[dict[str, float], int]:
+    """What a worker on a GPU asks Ray for, and how many encoders it runs; None: as many as it gets CPUs for.
+
+    It asks for as many CPUs as it uses, but for no more than the poorest node has for each of its workers: an actor
+    that asks for more than a node has is never placed there.
+    """
+    shares = [_resource(node, "CPU") / _resource(node, "GPU") for node in nodes if _resource(node, "GPU")]
+    cpus = int(min(shares, default=1) / per_device)
+    encoders = encoders or choose_encoders(cpus)
+    return {"num_gpus": 1 / per_device, "num_cpus": min(encoders + 1, cpus)}, encoders
 
 
 def check_options(device: str, address: str | None) -> None:
@@ -225,7 +229,7 @@ def _make_actor_class() -> type:
 
             self.worker = Worker(WorkerSettings(**settings))
 
-        def make_shard(self, stream: str, shard_index: int, attempt: int) -> Record:
+        def make_shard(self, stream: str, shard_index: int, attempt: int) -> Any:  # a Record, a name of genint's
             from genint.pipeline.shards.worker import Task
 
             return self.worker.make_shard(Task(stream, shard_index, attempt))
