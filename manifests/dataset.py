@@ -96,14 +96,17 @@ class Dataset:
             return load_directions(path)
 
 
-def load_dataset(url: str, roots: dict[str, str] | None = None) -> Dataset:
-    """Open a dataset, finished or not. Raises FormatError where there is none."""
+def load_dataset(url: str, roots: dict[str, str] | None = None, growing: bool = False) -> Dataset:
+    """Open a dataset, finished or not. Raises FormatError where there is none.
+
+    growing: its recipe may be ahead of its plan, as an extension that was interrupted leaves it.
+    """
     storage = Storage(url)
     try:
         entry = PlanEntry.from_json(storage.read(PLAN), storage / PLAN)
     except FileNotFoundError as error:
         raise FormatError(f"{url}: not a dataset of genint ({PLAN} is missing)") from error
     recipe = load_dataset_recipe(storage)
-    if recipe.flatten() != entry.fingerprint.recipe:
+    if not growing and recipe.deciding() != entry.fingerprint.deciding().recipe:
         raise FormatError(f"{storage / RECIPE}: not the recipe of {PLAN}; one was altered: restore it from a copy")
     return Dataset(storage, recipe, entry, roots or {})

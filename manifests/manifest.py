@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 from pydantic import Field
 
 from .errors import FormatError, RecipeError
-from .recipe import Recipe, read_recipe
+from .recipe import Recipe, read_recipe, without_description
 from .sources.stream import Name, Role, Table
 from .storage import Storage
 
@@ -23,9 +23,13 @@ FOLDER_SIZE = 4_000
 PART_SIZE = 10_000
 
 MANIFEST = "manifest.json"
+SIGNATURE = f"{MANIFEST}.sig"
 RECIPE = "recipe.toml"
 SUMS = "SHA256SUMS"
 RECORDS = "records"
+CARD = "README.md"
+CROISSANT = "croissant.json"
+PREVIEWS = "preview"
 
 Digest = str
 
@@ -95,7 +99,9 @@ class Fingerprint(Table):
     """What decides the bytes of a dataset; a build that resumes with another one is refused by name of the change."""
 
     format_version: int = SCHEMA_VERSION
-    recipe: dict[str, Any] = Field(description="Every key of the recipe, flattened.")
+    recipe: dict[str, Any] = Field(
+        description="Every key of the recipe that decides pixels, flattened; in datasets of before, all of its keys."
+    )
     weights_sha256: Digest | None = None
     config_sha256: Digest | None = Field(None, description="Of the generator's config.json.")
     directions_sha256: Digest | None = None
@@ -110,6 +116,10 @@ class Fingerprint(Table):
             if ours.get(key) != theirs.get(key)
         ]
 
+    def deciding(self) -> "Fingerprint":
+        """The same without what only describes, which datasets of before have in it."""
+        return self.model_copy(update={"recipe": without_description(self.recipe)})
+
     def _items(self) -> dict[str, Any]:
         return {
             "format version": self.format_version,
@@ -117,7 +127,7 @@ class Fingerprint(Table):
             "generator config": self.config_sha256,
             "directions": self.directions_sha256,
             **{f"input {name}": entry.sha256 for name, entry in self.inputs.items()},
-            **self.recipe,
+            **without_description(self.recipe),
         }
 
 
@@ -162,6 +172,9 @@ class Manifest(Table):
 
     schema_version: Literal[1] = SCHEMA_VERSION
     name: str
+    version: str | None = Field(
+        None, description="Semantic version of the data. None in datasets of before, whose sums leave the card out."
+    )
     fingerprint: Fingerprint
     recipe_sha256: Digest
     sums_sha256: Digest = Field(description="Digest of SHA256SUMS, which lists every reproducible file.")
@@ -202,6 +215,11 @@ def record_name(stream: str, shard_index: int) -> str:
 def environment_name(environment: str) -> str:
     """Path of an environment in its dataset."""
     return f"{RECORDS}/environments/{environment}.json"
+
+
+def preview_name(stream: str) -> str:
+    """Path of a stream's contact sheet in its dataset."""
+    return f"{PREVIEWS}/{stream}.jpg"
 
 
 def part_name(stream: str, part_index: int) -> str:

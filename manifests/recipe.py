@@ -3,20 +3,23 @@
 import difflib
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import tomli_w
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from .errors import RecipeError, shorten
+from .origins import Origin, all_origins, spdx_expression
 from .sources import AnyStream
 from .sources.stream import LISTED_KINDS, NETWORK_KINDS, InputKind, Name, Table
 from .toml import check_exact, parse_toml, parse_value
 
 MINI_GENERATOR = "mini"
+# Keys that describe a dataset and change no pixel: they are in no fingerprint, and may change when it is there.
+DESCRIPTION = frozenset({"version", "notes", "license", "card", "origins"})
 
 
 class Generator(Table):
@@ -48,32 +51,83 @@ class DirectionsTable(Table):
         return self
 
 
+class Card(Table):
+    """What a dataset's card and its Croissant metadata say besides; what is left out follows from the recipe."""
+
+    date: str = Field("", pattern=r"^(\d{4}-\d{2}-\d{2})?$", description="Of this version, such as 2026-11-25.")
+    url: str = Field("", description="Where the dataset itself can be had.")
+    doi: str = ""
+    creators: list[str] = []
+    limitations: list[str] = []
+    biases: list[str] = []
+    personal_information: list[str] = []
+    use_cases: list[str] = []
+    social_impact: str = ""
+
+
 class Recipe(Table):
     """One recipe makes one dataset of one or more streams."""
 
     name: Name = Field(description="Name of the dataset.")
     seed: int = Field(ge=0, lt=2**63, description="Every draw is keyed by it.")
+    # None in these, not a default: recipes of before, which do not have them, keep their digests.
+    version: str | None = Field(
+        None,
+        pattern=r"^(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)$",
+        description="Semantic version of the data, 1.0.0 by default: MAJOR when samples change, MINOR when some join, "
+        "PATCH when only packing or words do.",
+    )
     notes: str = Field("", description="What a user of the dataset should know; goes into its card.")
-    license: str = Field("", description="Licence of the dataset, for its card.")
+    license: str = Field(
+        "", description="SPDX expression of the whole dataset; by default all that its origins' licences say."
+    )
+    card: Card | None = None
+    origins: dict[Name, Origin] | None = Field(
+        None, description="What inputs, generators and networks are, by name, where the package does not know it."
+    )
+    marks: bool | None = Field(
+        None,
+        description="Write into each picture that a network had a part in that it is so (XMP, IPTC DigitalSourceType; "
+        "about 0.5 kB a picture, the same in all of a stream). Off by default, as in recipes of before.",
+    )
     generator: Generator | None = None
     directions: DirectionsTable = DirectionsTable()
     streams: list[AnyStream] = Field(min_length=1)
+
+    @field_validator("marks")
+    @classmethod
+    def _off_is_absent(cls, value: bool | None) -> bool | None:
+        return value or None  # so that recipes of before keep their digests
 
     @model_validator(mode="after")
     def _streams_fit(self) -> Self:
         seen: list[str] = []
         names = {stream.name for stream in self.streams}
+        grown = {stream.name for stream in self.streams if stream.grown_from}
         for stream in self.streams:
             if stream.name in seen:
                 raise ValueError(f"two streams are named {stream.name!r}")
             for earlier in stream.reads():
                 if earlier in names and earlier not in seen:
                     raise ValueError(f"stream {stream.name!r} reads {earlier!r}, which is not an earlier stream")
+                if earlier in grown:
+                    raise ValueError(
+                        f"stream {stream.name!r} reads {earlier!r}, which therefore cannot grow: its samples would be "
+                        "drawn anew"
+                    )
             if stream.uses_generator and self.generator is None:
                 raise ValueError(f"stream {stream.name!r} is generated, but there is no [generator]")
             seen.append(stream.name)
         self.inputs()
+        for name in self.origins or {}:
+            if name not in (known := all_origins(self)):
+                raise ValueError(f"origins.{name}: nothing is made of it{suggest(name, list(known))}")
         return self
+
+    @property
+    def data_version(self) -> str:
+        """Semantic version of the data."""
+        return self.version or "1.0.0"
 
     def stream(self, name: str) -> AnyStream:
         """The stream of that name. Raises RecipeError with the known names."""
@@ -112,6 +166,10 @@ class Recipe(Table):
         """Every key with its value, streams by name: `streams.interventional.truncation`. Defaults are spelled out."""
         return dict(_flatten(self.model_dump(mode="json", exclude_none=True)))
 
+    def deciding(self) -> dict[str, Any]:
+        """Every key that decides pixels, with its value."""
+        return without_description(self.flatten())
+
     def digest(self) -> str:
         """Digest of all keys and values; formatting, comments and spelled-out defaults do not matter."""
         return hashlib.sha256(json.dumps(self.flatten(), sort_keys=True).encode()).hexdigest()
@@ -119,6 +177,11 @@ class Recipe(Table):
     def to_toml(self) -> str:
         """The recipe as TOML with every default spelled out, so that later defaults do not change it."""
         return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+
+def without_description(keys: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a recipe's flattened keys those that decide pixels."""
+    return {key: value for key, value in keys.items() if key.partition(".")[0] not in DESCRIPTION}
 
 
 def shipped_recipes() -> dict[str, str]:
@@ -133,6 +196,26 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
 
     Raises RecipeError that names the offending key and what was expected.
     """
+    return _with_spdx(_read_named(name_or_path, overrides), name_or_path)
+
+
+def override_recipe(recipe: Recipe, overrides: Sequence[str], origin: str) -> Recipe:
+    """A dataset's recipe with other values. Raises RecipeError as `load_recipe` does."""
+    return _with_spdx(read_recipe(recipe.to_toml(), origin, overrides), origin) if overrides else recipe
+
+
+def _with_spdx(recipe: Recipe, origin: str) -> Recipe:
+    # Not in the model: recipes of before have words, and their datasets must still open.
+    if not recipe.license:
+        return recipe
+    try:
+        return recipe.model_copy(update={"license": spdx_expression(recipe.license)})
+    except ValueError as error:
+        found = f"license = {shorten(repr(recipe.license))}"
+        raise RecipeError(f"{shorten(origin)}: {found}: {error}; --license gives another") from error
+
+
+def _read_named(name_or_path: str, overrides: Sequence[str]) -> Recipe:
     shipped = shipped_recipes()
     path = Path(name_or_path)
     if name_or_path in shipped:
@@ -204,6 +287,10 @@ def _known_keys(location: Sequence[int | str]) -> list[str]:
         model = Generator
     elif location[0] == "directions" and len(location) > 1:
         model = DirectionsTable
+    elif location[0] == "card" and len(location) > 1:
+        model = Card
+    elif location[0] == "origins" and len(location) > 2:
+        model = Origin
     elif location[0] == "streams" and len(location) > 2:
         model = stream_models()[str(location[2])]
     return sorted(model.model_fields)

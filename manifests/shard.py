@@ -22,7 +22,7 @@ from .tar_members import BLOCK, Member, iterate_members, split_name
 INDEX_VERSION = "v1.2"
 # In the name of every file that is still being written.
 TEMPORARY = ".tmp."
-_LEFTOVER = re.compile(r"\.tmp\.[0-9a-f]{32}$")
+LEFTOVER = re.compile(r"\.tmp\.[0-9a-f]{32}$")
 # Printable ASCII. A dot ends the key for every reader of the format; a blank would end a field of the index.
 KEY = re.compile(r"[!-\-0-~]+")
 # Lower case: webdataset folds the rest.
@@ -171,7 +171,7 @@ def sweep(folder: Path) -> None:
     """Remove what writers that were killed left in a local folder and below. Only for who holds the folder's lock."""
     for parent, _, names in os.walk(folder):
         for name in names:
-            if _LEFTOVER.search(name):
+            if LEFTOVER.search(name):
                 Path(parent, name).unlink(missing_ok=True)
 
 

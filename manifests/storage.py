@@ -30,11 +30,13 @@ WAITS = (1, 4, 16)
 
 # Families of errors of the clients behind fsspec's file systems, by module: those that pass by themselves, and all.
 PASSING = {
+    "httpx": ("TransportError",),
     "botocore.exceptions": ("ConnectionError", "HTTPClientError"),
     "aiohttp": ("ClientConnectionError", "ClientPayloadError"),
     "fsspec.exceptions": ("FSTimeoutError",),
 }
 FAMILIES = {
+    "httpx": ("HTTPError",),
     "botocore.exceptions": ("BotoCoreError", "ClientError"),
     "aiohttp": ("ClientError",),
     "fsspec.exceptions": ("FSTimeoutError",),

@@ -13,8 +13,11 @@ from typing import IO, Any
 from .dataset import PLAN, Dataset, input_name
 from .errors import FormatError, shorten
 from .manifest import (
+    CARD,
+    CROISSANT,
     FOLDER_SIZE,
     MANIFEST,
+    PREVIEWS,
     RECIPE,
     RECORDS,
     SUMS,
@@ -23,8 +26,10 @@ from .manifest import (
     StreamEntry,
     digest_parameters,
     dump_json,
+    environment_name,
     is_intact,
     part_name,
+    preview_name,
 )
 from .records import StreamTotals, part_shards, read_planned_part, sum_lines
 from .shard import TEMPORARY, index_path, load_index, make_index, read_sample, sha256_of_file
@@ -77,7 +82,7 @@ def verify_manifest(dataset: Dataset, manifest: Manifest) -> Iterator[str]:
                 yield from _compare_entry(entries[name], total)
             yield from _compare_info(storage, total)
             totals.append(total)
-        others = other_files(dataset)
+        others = other_files(dataset, has_card=manifest.version is not None)
         yield from sums.compare((storage.sha256(name) if storage.exists(name) else "", name) for name in others)
         if has_sums:
             yield from sums.rest()
@@ -120,8 +125,11 @@ def _compare_plan(dataset: Dataset, manifest: Manifest) -> Iterator[str]:
         if listing is not None and len(listing.paths) != known.files:
             yield f"{PLAN}: {known.files} files in {input_name(name)}, it lists {len(listing.paths)}"
     for key, environment in manifest.environments.items():
+        name = environment_name(key)
         if environment.id != key:
             yield f"{MANIFEST}: environment {shorten(key)}: altered"
+        elif dataset.storage.exists(name) and dataset.storage.read(name) != environment.to_json():
+            yield f"{name}: not the environment of the manifest"
 
 
 def _compare_entry(entry: StreamEntry, total: StreamTotals) -> Iterator[str]:
@@ -210,10 +218,17 @@ class _Presence:
                 yield f"{self._folder}/{name}: no record knows it"
 
 
-def other_files(dataset: Dataset) -> list[str]:
-    """What SHA256SUMS lists after the shards, in its order."""
+def other_files(dataset: Dataset, has_card: bool = True) -> list[str]:
+    """What SHA256SUMS lists after the shards, in its order.
+
+    has_card: not in datasets of before version 0.2, whose cards held the time of the build.
+    """
     directions = [dataset.entry.directions] if dataset.entry.directions else []
-    return [*directions, *(input_name(name) for name in dataset.recipe.listed_inputs()), RECIPE]
+    files = [*directions, *(input_name(name) for name in dataset.recipe.listed_inputs()), RECIPE]
+    if not has_card:
+        return files
+    streams = [stream.name for stream in dataset.recipe.streams]
+    return [*files, PLAN, *map(info_name, streams), *map(preview_name, streams), CARD, CROISSANT]
 
 
 def _unknown_files(dataset: Dataset) -> Iterator[str]:
@@ -221,8 +236,8 @@ def _unknown_files(dataset: Dataset) -> Iterator[str]:
     plans = [dataset.plan(stream.name) for stream in dataset.recipe.streams]
     parts = [part_name(plan.stream.name, i) for plan in plans for i in range(len(part_shards(plan)))]
     known: dict[str, set[str]] = {"manifest": set(), "directions": set(), "inputs": set()}
-    for folder, separator, name in (path.partition("/") for path in (*parts, *other_files(dataset))):
-        if separator:
+    for folder, _, name in (path.partition("/") for path in (*parts, *other_files(dataset))):
+        if folder in known:
             known[folder].add(name)
     for plan in plans:
         known[plan.stream.name] = {f"{number:04d}" for number in range(-(-plan.num_shards // FOLDER_SIZE))}
@@ -232,7 +247,7 @@ def _unknown_files(dataset: Dataset) -> Iterator[str]:
             if TEMPORARY not in name:
                 yield f"{folder}/{name}: not of this dataset"
     for name, size in sorted(dataset.storage.sizes("").items()):
-        strange = name not in {*known, RECORDS, "preview"} if size is None else name.endswith((".tar", ".idx"))
+        strange = name not in {*known, RECORDS, PREVIEWS} if size is None else name.endswith((".tar", ".idx"))
         if strange and not name.startswith("."):
             yield f"{name}: not of this dataset"
 

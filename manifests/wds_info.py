@@ -1,6 +1,6 @@
 """A stream's `_info.json`: what timm's `wds/` reader must know of a folder of WebDataset shards, by its split's name.
 
-Not among the files of SHA256SUMS: it says nothing that the records do not say, and `verify` compares it with them.
+It says nothing that the records do not say, and `verify` compares it with them.
 """
 
 import json

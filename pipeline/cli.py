@@ -7,8 +7,9 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
@@ -62,6 +63,52 @@ device_option = click.option("--device", default="auto", show_default=True, help
 input_option = click.option(
     "--input", "inputs", multiple=True, metavar="NAME=PATH", help="Bind an outside input of the recipe; repeatable."
 )
+
+
+Command = TypeVar("Command", bound=Callable[..., object])
+
+
+def pool_options(command: Command) -> Command:
+    """Where a command that makes shards makes them."""
+    for option in (
+        click.option(
+            "--address", help="Ray cluster to join: auto, or an address. Without it, ray runs on this machine."
+        ),
+        click.option(
+            "--encoders",
+            type=click.IntRange(1, 256),
+            help="Threads a worker that encode images.  [default: by its cores]",
+        ),
+        click.option(
+            "--workers-per-device",
+            type=click.IntRange(1, 64),
+            default=1,
+            show_default=True,
+            help="Workers that share a GPU: while one writes, another renders.",
+        ),
+        click.option(
+            "--workers", type=click.IntRange(min=1), help="Workers, one device (CPU: one thread) each.  [default: all]"
+        ),
+        click.option("--executor", type=click.Choice(["local", "ray"]), default="local", show_default=True),
+    ):
+        command = option(command)
+    return command
+
+
+pem_file = click.Path(path_type=Path, exists=True, dir_okay=False)
+license_option = click.option(
+    "--license",
+    "licenses",
+    multiple=True,
+    metavar="[NAME=]SPDX",
+    help="Licence of an input or a network, such as photos=CC-BY-4.0, or of the whole dataset; repeatable.",
+)
+
+
+def parse_licenses(licenses: tuple[str, ...]) -> tuple[str, ...]:
+    """Licences as overrides of a recipe."""
+    pairs = [text.rpartition("=") for text in licenses]
+    return tuple(f"origins.{name}.license={spdx}" if name else f"license={spdx}" for name, _, spdx in pairs)
 
 
 def parse_inputs(inputs: tuple[str, ...]) -> dict[str, str]:
@@ -135,110 +182,243 @@ def directions(
 @set_option
 @weights_option
 @input_option
+@license_option
 @device_option
 @click.option("--out", help="Folder or bucket URL of the dataset.  [default: datasets/RECIPE]")
 @click.option("--stream", "stream_names", multiple=True, metavar="NAME", help="Build only this stream; repeatable.")
-@click.option("--executor", type=click.Choice(["local", "ray"]), default="local", show_default=True)
-@click.option(
-    "--workers", type=click.IntRange(min=1), help="Workers, one device (CPU: one thread) each.  [default: all]"
-)
-@click.option(
-    "--workers-per-device",
-    type=click.IntRange(1, 64),
-    default=1,
-    show_default=True,
-    help="Workers that share a GPU: while one writes, another renders.",
-)
-@click.option(
-    "--encoders", type=click.IntRange(1, 256), help="Threads a worker that encode images.  [default: by its cores]"
-)
-@click.option("--address", help="Ray cluster to join: auto, or an address. Without it, ray runs on this machine.")
+@pool_options
 @click.option(
     "--dry-run", is_flag=True, help="Print shards, samples, bytes, device hours and free disk; write nothing."
 )
 def build_shards(
-    recipe: str, overrides: tuple[str, ...], weights: str | None, inputs: tuple[str, ...], device: str,
-    out: str | None, stream_names: tuple[str, ...], executor: str, workers: int | None, workers_per_device: int,
-    encoders: int | None, address: str | None, dry_run: bool,
+    recipe: str, overrides: tuple[str, ...], weights: str | None, inputs: tuple[str, ...], licenses: tuple[str, ...],
+    device: str, out: str | None, stream_names: tuple[str, ...], executor: str, workers: int | None,
+    workers_per_device: int, encoders: int | None, address: str | None, dry_run: bool,
 ) -> None:  # fmt: skip
     """Render every missing shard of RECIPE (a shipped name or a file) and write the dataset's manifest.
 
     The same command continues what was interrupted.
     """
-    from ..manifests.console import format_bytes
-    from ..manifests.manifest import MANIFEST
     from ..manifests.recipe import load_recipe
     from ..manifests.storage import Storage
-    from .release.close import excess_failures, find_problems, release, reopen
-    from .release.preview import write_previews
-    from .shards.environment import check_device
-    from .shards.estimate import warn_of_long_work
-    from .shards.settle import driver_lock, gather, settle, write_derived
-    from .shards.worker import WorkerSettings
+    from .shards.settle import driver_lock, gather, settle
 
-    if executor == "ray":
-        from .shards.ray_executor import check_options
-
-        check_options(device, address)
-    elif address:
-        raise UsageError(f"--address {address}: only with --executor ray")
-    loaded = load_recipe(recipe, overrides)
+    pool = Pool(executor, workers, workers_per_device, encoders, address, device)
+    loaded = load_recipe(recipe, (*overrides, *parse_licenses(licenses)))
     names = [loaded.stream(name).name for name in stream_names] or [stream.name for stream in loaded.streams]
     storage = Storage(out or f"datasets/{loaded.name}")
-    # A cluster's devices are not this machine's, which only settles the directions.
-    own_device = check_device(device if executor == "local" else "auto")
-    worker_device = own_device if executor == "local" else device
+    own_device = pool.own_device()
     ingredients = gather(loaded, weights, parse_inputs(inputs), timing_only=dry_run)
     if dry_run:
         _print_estimate(ingredients, storage, own_device, names)
         return
     with driver_lock(storage):
-        dataset = settle(ingredients, storage, own_device)
-        lacking = find_problems(dataset) if storage.exists(MANIFEST) else []
-        complete = storage.exists(MANIFEST) and not lacking
+        _complete(settle(ingredients, storage, own_device), ingredients, names, pool)
+
+
+@cli.command()
+@click.argument("dataset")
+@weights_option
+@input_option
+@device_option
+@pool_options
+def repair(
+    dataset: str, weights: str | None, inputs: tuple[str, ...], device: str, executor: str, workers: int | None,
+    workers_per_device: int, encoders: int | None, address: str | None,
+) -> None:  # fmt: skip
+    """Make what is damaged in DATASET, and what was lost of it, again: those shards and files, and no others."""
+    from ..manifests.dataset import load_dataset
+    from .shards.settle import driver_lock, gather, settle
+
+    pool = Pool(executor, workers, workers_per_device, encoders, address, device)
+    loaded = load_dataset(dataset)
+    ingredients = gather(loaded.recipe, weights, parse_inputs(inputs))
+    with driver_lock(loaded.storage):
+        settled = settle(ingredients, loaded.storage, pool.own_device())
+        _complete(settled, ingredients, [stream.name for stream in loaded.recipe.streams], pool, refill=True)
+
+
+@cli.command()
+@click.argument("dataset")
+@set_option
+@weights_option
+@input_option
+@device_option
+@pool_options
+def extend(
+    dataset: str, overrides: tuple[str, ...], weights: str | None, inputs: tuple[str, ...], device: str,
+    executor: str, workers: int | None, workers_per_device: int, encoders: int | None, address: str | None,
+) -> None:  # fmt: skip
+    """Add samples to DATASET, e.g. --set streams.interventional.latents_per_class=2000.
+
+    What is there keeps its keys and bytes. A stream may grow in latents_per_class, samples_per_class or num_samples,
+    unless another one draws from it. The version of the data rises by a minor one.
+    """
+    from ..manifests.dataset import load_dataset
+    from ..manifests.growth import grow_recipe
+    from .shards.settle import driver_lock, gather, settle
+
+    pool = Pool(executor, workers, workers_per_device, encoders, address, device)
+    loaded = load_dataset(dataset, growing=True)
+    recipe = grow_recipe(loaded.recipe, overrides, dataset)
+    ingredients = gather(recipe, weights, parse_inputs(inputs))
+    with driver_lock(loaded.storage):
+        settled = settle(ingredients, loaded.storage, pool.own_device(), grow=True)
+        _complete(settled, ingredients, [stream.name for stream in recipe.streams], pool)
+
+
+@cli.command()
+@click.argument("datasets", nargs=-1, required=True)
+@click.option("--out", required=True, help="Folder or bucket URL of the dataset to make.")
+@click.option("--name", help="Its name.  [default: the folder's]")
+@input_option
+def merge(datasets: tuple[str, ...], out: str, name: str | None, inputs: tuple[str, ...]) -> None:
+    """Copy the streams of DATASETS, which have the same classes, seed and generator, into one dataset.
+
+    The same command continues what was interrupted.
+    """
+    from ..manifests.console import ProgressDisplay
+    from ..manifests.dataset import load_dataset
+    from ..manifests.manifest import MANIFEST
+    from ..manifests.storage import Storage
+    from .release import merge as merging
+    from .shards.settle import driver_lock
+
+    if len(datasets) < 2:
+        raise UsageError(f"merge {datasets[0]}: expected two datasets or more")
+    storage = Storage(out)
+    loaded = [load_dataset(dataset, parse_inputs(inputs)) for dataset in datasets]
+    with driver_lock(storage):
+        merged = merging.plan_merge(loaded, name or Path(out.rstrip("/")).name, storage)
+        total = sum(dataset.plan(stream.name).num_shards for dataset in loaded for stream in dataset.recipe.streams)
+        with ProgressDisplay("merge", "shards") as display:
+            for done, _ in enumerate(merging.merge(loaded, merged), 1):
+                display.update(done, total)
+    click.echo(f"manifest: {storage / MANIFEST}")
+
+
+@cli.command()
+@click.argument("dataset", default="datasets/mini")
+@click.option("--dry-run", is_flag=True, help="Name the files; remove nothing.")
+def clean(dataset: str, dry_run: bool) -> None:
+    """Remove what interrupted builds left in DATASET. What is whole stays, and an unfinished build can go on."""
+    from ..manifests.console import format_bytes
+    from ..manifests.dataset import load_dataset
+    from .release.clean import find_leftovers
+    from .shards.settle import driver_lock
+
+    loaded = load_dataset(dataset)
+    with driver_lock(loaded.storage, tidy=False):
+        leftovers = dict(find_leftovers(loaded))
+        for name in leftovers:
+            click.echo(name)
+            if not dry_run:
+                loaded.storage.remove(name)
+    verb = "would be removed" if dry_run else "removed"
+    click.echo(f"{len(leftovers):,} files {verb}, {format_bytes(sum(leftovers.values()))}")
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Where shards are made, as the command line says it."""
+
+    executor: str
+    workers: int | None
+    per_device: int
+    encoders: int | None
+    address: str | None
+    device: str
+
+    def __post_init__(self) -> None:
+        if self.executor == "ray":
+            from .shards.ray_executor import check_options
+
+            check_options(self.device, self.address)
+        elif self.address:
+            raise UsageError(f"--address {self.address}: only with --executor ray")
+
+    def own_device(self) -> str:
+        """This machine's device, which only settles the directions where a cluster does the work."""
+        from .shards.environment import check_device
+
+        return check_device(self.device if self.executor == "local" else "auto")
+
+    def worker_device(self) -> str:
+        return self.own_device() if self.executor == "local" else self.device
+
+    def start(self, settings: "WorkerSettings") -> "WorkerPool":
+        if self.executor == "ray":
+            from .shards.ray_executor import RayPool
+
+            pool = RayPool(settings, self.workers, self.address, _end_at_once, self.per_device, self.encoders)
+            if settings.device == "auto":
+                click.echo(f"--device auto: {pool.what}s of the cluster", err=True)
+            return pool
+        from .shards.executor import LocalPool
+
+        return LocalPool(settings, self.workers, self.per_device, self.encoders)
+
+
+def _complete(
+    dataset: "Dataset", ingredients: "Ingredients", names: list[str], pool: Pool, refill: bool = False
+) -> None:
+    """Make whatever a settled dataset lacks, and close it. refill: look at every byte, and try what was lost again."""
+    from ..manifests.console import format_bytes
+    from ..manifests.manifest import MANIFEST, preview_name
+    from .release.close import excess_failures, find_problems, release, reopen
+    from .release.preview import draw_previews
+    from .shards.estimate import warn_of_long_work
+    from .shards.settle import write_derived
+    from .shards.worker import WorkerSettings
+
+    storage, recipe = dataset.storage, dataset.recipe
+    lacking = find_problems(dataset) if storage.exists(MANIFEST) else []
+    sound: set[tuple[str, int]] = set()
+    if refill:
+        _drop_unsound(dataset, sound, refill=True)
+    complete = storage.exists(MANIFEST) and not lacking
+    if lacking:
+        for line in lacking[:5]:
+            click.echo(f"not complete: {shorten(line, LONGEST_MESSAGE)}", err=True)
+        reopen(storage)
+        write_derived(ingredients, storage)
+    worker_device = pool.worker_device()
+    settings = WorkerSettings(
+        storage.absolute, dataset.entry.digest, worker_device, ingredients.weights, ingredients.given_roots
+    )
+    cores = pool.workers or len(os.sched_getaffinity(0))
+    for line in warn_of_long_work(dataset, names, worker_device, cores):
+        click.echo(f"warning: {line}", err=True)
+    lost_workers = 0
+    while not complete:
+        build = _build(dataset, names, lambda: pool.start(settings))
+        sound |= build.made
+        lost_workers += build.lost_workers
+        if set(names) != {stream.name for stream in recipe.streams}:
+            click.echo(f"built {', '.join(names)}; the manifest is written when every stream is there")
+            return
+        complete = not _drop_unsound(dataset, sound)
+    if storage.exists(MANIFEST):
+        click.echo("complete already")
+    else:
+        for name, sheet in draw_previews(dataset, names).items():
+            storage.write(name, sheet)
+        manifest = release(dataset, lost_workers)
+        size = sum(stream.bytes for stream in manifest.streams)
+        count = sum(stream.samples for stream in manifest.streams)
+        click.echo(f"{count:,} samples in {sum(s.shards for s in manifest.streams):,} shards, {format_bytes(size)}")
+        for stream in manifest.streams:
+            for remark, number in sorted(stream.remarks.items()):
+                click.echo(f"stream {stream.name}: {number:,} of {stream.samples:,} samples {remark}")
+        lacking = find_problems(dataset)
         if lacking:
-            for line in lacking[:5]:
-                click.echo(f"not complete: {shorten(line, LONGEST_MESSAGE)}", err=True)
-            reopen(dataset)
-            write_derived(ingredients, storage)
-        settings = WorkerSettings(
-            storage.absolute, dataset.entry.digest, worker_device, ingredients.weights, ingredients.given_roots
-        )
-        cores = workers or len(os.sched_getaffinity(0))
-        for line in warn_of_long_work(dataset, names, worker_device, cores):
-            click.echo(f"warning: {line}", err=True)
-        made: set[tuple[str, int]] = set()
-        lost_workers = 0
-        while not complete:
-            build = _build(
-                dataset, names, lambda: _make_pool(settings, executor, workers, workers_per_device, encoders, address)
-            )
-            made |= build.made
-            lost_workers += build.lost_workers
-            if set(names) != {stream.name for stream in loaded.streams}:
-                click.echo(f"built {', '.join(names)}; the manifest is written when every stream is there")
-                return
-            complete = not _drop_unsound(dataset, made)
-        if storage.exists(MANIFEST):
-            click.echo("complete already")
-        else:
-            write_previews(dataset, names)
-            manifest = release(dataset, lost_workers)
-            size = sum(stream.bytes for stream in manifest.streams)
-            count = sum(stream.samples for stream in manifest.streams)
-            click.echo(f"{count:,} samples in {sum(s.shards for s in manifest.streams):,} shards, {format_bytes(size)}")
-            for stream in manifest.streams:
-                for remark, number in sorted(stream.remarks.items()):
-                    click.echo(f"stream {stream.name}: {number:,} of {stream.samples:,} samples {remark}")
-            lacking = find_problems(dataset)
-            if lacking:
-                raise GenintError(f"{storage}: {lacking[0]}{f' (and {len(lacking) - 1} more)' if lacking[1:] else ''}")
-        for name in names:
-            click.echo(f"contact sheet: {storage / f'preview/{name}.jpg'}")
-        click.echo(f"manifest: {storage / MANIFEST}")
-        excess = excess_failures(dataset)
-        if excess:
-            raise GenintError("; ".join(excess))
+            raise GenintError(f"{storage}: {lacking[0]}{f' (and {len(lacking) - 1} more)' if lacking[1:] else ''}")
+    for name in names:
+        click.echo(f"contact sheet: {storage / preview_name(name)}")
+    click.echo(f"manifest: {storage / MANIFEST}")
+    excess = excess_failures(dataset)
+    if excess:
+        raise GenintError("; ".join(excess))
 
 
 def _build(dataset: "Dataset", names: list[str], start_pool: "Callable[[], WorkerPool]") -> "Build":
@@ -271,36 +451,22 @@ def _build(dataset: "Dataset", names: list[str], start_pool: "Callable[[], Worke
     return build
 
 
-def _drop_unsound(dataset: "Dataset", made: set[tuple[str, int]]) -> int:
-    """Check the shards that earlier commands made; the number of those that have to be made again."""
+def _drop_unsound(dataset: "Dataset", sound: set[tuple[str, int]], refill: bool = False) -> int:
+    """Check the shards of which nobody knows whether they are sound; the number of those that have to be made again."""
     from ..manifests.console import ProgressDisplay
     from .release.close import drop_unsound
 
-    total = sum(dataset.plan(stream.name).num_shards for stream in dataset.recipe.streams) - len(made)
+    total = sum(dataset.plan(stream.name).num_shards for stream in dataset.recipe.streams) - len(sound)
     dropped = 0
     with ProgressDisplay("check", "shards") as display:
-        for done, problem in enumerate(drop_unsound(dataset, made), 1):
+        for done, (shard, problem) in enumerate(drop_unsound(dataset, frozenset(sound), refill), 1):
             if problem:
                 dropped += 1
                 display.print(shorten(f"{problem}; made again", LONGEST_MESSAGE))
+            else:
+                sound.add(shard)
             display.update(done, total)
     return dropped
-
-
-def _make_pool(
-    settings: "WorkerSettings", executor: str, workers: int | None, per_device: int, encoders: int | None,
-    address: str | None,
-) -> "WorkerPool":  # fmt: skip
-    if executor == "ray":
-        from .shards.ray_executor import RayPool
-
-        pool = RayPool(settings, workers, address, _end_at_once, per_device, encoders)
-        if settings.device == "auto":
-            click.echo(f"--device auto: {pool.what}s of the cluster", err=True)
-        return pool
-    from .shards.executor import LocalPool
-
-    return LocalPool(settings, workers, per_device, encoders)
 
 
 @contextmanager
@@ -382,29 +548,72 @@ def status(dataset: str) -> None:
 @cli.command()
 @click.argument("dataset", default="datasets/mini")
 @click.option(
-    "--rebuild", type=click.IntRange(min=1), help="Make so many shards again and compare parameters and pixels."
+    "--rebuild",
+    metavar="N|all",
+    help="Make N shards again, or all, and compare parameters and pixels with what is there.",
 )
+@click.option(
+    "--report", type=click.Path(path_type=Path, dir_okay=False), help="Page on what was made again, FILE.html."
+)
+@click.option("--signature", is_flag=True, help="Check first that the manifest is signed by whom you trust.")
+@click.option("--public-key", type=pem_file, help="Trust this key (PEM).")
+@click.option("--certificate", "roots", type=pem_file, multiple=True, help="Trust what these roots certify (PEM).")
+@click.option("--identity", metavar="NAME", help="Trust this OpenID identity, such as a mail address; with --issuer.")
+@click.option("--issuer", metavar="URL", help="Who vouches for the identity, such as https://accounts.google.com.")
 @weights_option
 @input_option
 @device_option
-def verify(dataset: str, rebuild: int | None, weights: str | None, inputs: tuple[str, ...], device: str) -> None:
+def verify(
+    dataset: str, rebuild: str | None, report: Path | None, signature: bool, public_key: Path | None,
+    roots: tuple[Path, ...], identity: str | None, issuer: str | None, weights: str | None, inputs: tuple[str, ...],
+    device: str,
+) -> None:  # fmt: skip
     """Check every byte of DATASET against its digests, and manifest and samples against the recipe's plan."""
-    from ..manifests.console import ProgressDisplay
     from ..manifests.dataset import load_dataset
-    from ..manifests.errors import FormatError
     from ..manifests.manifest import load_manifest
-    from ..manifests.verification import other_files, verify_manifest, verify_shards
+    from ..manifests.verification import other_files
 
+    count = None if rebuild in (None, "all") else parse_count(rebuild)
+    if report is not None and (rebuild is None or report.suffix != ".html" or not report.parent.is_dir()):
+        raise UsageError(
+            f"--report {report}: expected a .html in a folder that exists, and --rebuild N or --rebuild all"
+        )
+    named = [public_key is not None, bool(roots), identity is not None and issuer is not None]
+    if sum(named) != signature or (identity is None) != (issuer is None):
+        raise UsageError(
+            "--signature goes with one of --public-key FILE, --certificate FILE, or --identity NAME and --issuer URL"
+        )
     loaded = load_dataset(dataset, parse_inputs(inputs))
+    if signature:
+        from .release.signature import Trusted, verify_signature
+
+        verify_signature(loaded.storage, Trusted(public_key, roots, identity, issuer))
+        click.echo(f"signed by {public_key or identity or 'a holder of a certificate below the roots given'}")
     manifest = load_manifest(loaded.storage, altered=True)
+    shards, samples = _verify_bytes(loaded, manifest)
+    others = other_files(loaded, has_card=manifest.version is not None)
+    click.echo(
+        f"{len(loaded.recipe.streams)} streams, {shards:,} shards, {samples:,} samples and {len(others)} "
+        "other files: every byte and every parameter as recorded, every record and the manifest as planned"
+    )
+    if rebuild:
+        _rebuild(loaded, manifest, count, device, weights, report)
+
+
+def _verify_bytes(dataset: "Dataset", manifest: "Manifest") -> tuple[int, int]:
+    """Check everything of a dataset that can be checked without rendering; the number of its shards and samples."""
+    from ..manifests.console import ProgressDisplay
+    from ..manifests.errors import FormatError
+    from ..manifests.verification import verify_manifest, verify_shards
+
     problems: dict[str, None] = {}  # in order, each once
     shards = samples = 0
     try:
-        for problem in verify_manifest(loaded, manifest):
+        for problem in verify_manifest(dataset, manifest):
             problems[problem] = None
-        total = sum(loaded.plan(stream.name).num_shards for stream in loaded.recipe.streams)
+        total = sum(dataset.plan(stream.name).num_shards for stream in dataset.recipe.streams)
         with ProgressDisplay("verify", "shards") as display:
-            for checked in verify_shards(loaded):
+            for checked in verify_shards(dataset):
                 problems |= dict.fromkeys(checked.problems)
                 shards, samples = shards + 1, samples + checked.record.samples
                 display.update(shards, total)
@@ -413,47 +622,163 @@ def verify(dataset: str, rebuild: int | None, weights: str | None, inputs: tuple
     for problem in list(problems)[:20]:
         click.echo(shorten(problem, LONGEST_MESSAGE), err=True)
     if problems:
-        raise GenintError(f"{dataset}: {len(problems)} problems")
-    click.echo(
-        f"{len(loaded.recipe.streams)} streams, {shards:,} shards, {samples:,} samples and {len(other_files(loaded))} "
-        "other files: every byte and every parameter as recorded, every record and the manifest as planned"
-    )
-    if rebuild:
-        _rebuild(loaded, manifest, rebuild, device, weights)
+        raise GenintError(f"{dataset.storage}: {len(problems)} problems")
+    return shards, samples
 
 
-def _rebuild(dataset: "Dataset", manifest: "Manifest", count: int, device: str, weights: str | None) -> None:
-    from .shards.environment import check_device
+def parse_count(text: str) -> int:
+    """A number of shards to make again."""
+    if not text.isdecimal() or int(text[:9]) < 1:
+        raise UsageError(f"--rebuild {text}: expected a number of shards, or all")
+    return int(text[:9])
+
+
+def _rebuild(
+    dataset: "Dataset", manifest: "Manifest", count: int | None, device: str, weights: str | None, report: Path | None
+) -> None:
+    from .shards.environment import check_device, describe_environment
     from .shards.rebuild import rebuild_shards
+    from .shards.report import make_report
 
-    failed = 0
-    for result in rebuild_shards(dataset, manifest, count, check_device(device), weights):
+    device = check_device(device)
+    results = []
+    for result in rebuild_shards(dataset, manifest, count, device, weights):
+        results.append(result)
         parameters = "equal" if result.same_parameters else "DIFFERENT"
         if result.same_bytes:
             pixels = "bytes equal"
         else:
             where = "the same environment" if result.same_environment else "another environment"
             pixels = f"bytes differ in {where}, largest pixel difference {result.largest_difference} of 255"
-        failed += not result.same_parameters or (not result.same_bytes and result.same_environment)
         click.echo(f"{result.record.stream} shard {result.record.shard_index}: parameters {parameters}, {pixels}")
+    if report is not None:
+        report.write_text(make_report(dataset, manifest, results, describe_environment(device)), "utf-8")
+        click.echo(f"report: {report}")
+    failed = sum(not result.is_reproduced for result in results)
     if failed:
         raise GenintError(f"{failed} shards could not be made again as they were")
+
+
+@cli.command()
+@click.argument("dataset")
+@click.option("--key", type=pem_file, help="Private key, of an elliptic curve (PEM).")
+@click.option("--certificate", type=pem_file, help="Certificate of the key (PEM).")
+@click.option("--chain", type=pem_file, multiple=True, help="What leads from the certificate to a root; repeatable.")
+@click.option("--keyless", is_flag=True, help="Without a key, by an OpenID identity and Sigstore's public log.")
+def sign(dataset: str, key: Path | None, certificate: Path | None, chain: tuple[Path, ...], keyless: bool) -> None:
+    """Sign DATASET's manifest, which pins every other file of it, and write the signature beside it.
+
+    The password of a key that has one is read from GENINT_KEY_PASSWORD.
+    """
+    from ..manifests.dataset import load_dataset
+    from ..manifests.manifest import SIGNATURE
+    from .release.close import find_problems
+    from .release.signature import Signer, sign_manifest
+
+    if keyless == (key is not None) or (certificate is not None and key is None) or (chain and certificate is None):
+        raise UsageError("expected --key FILE, --key FILE and --certificate FILE, or --keyless")
+    loaded = load_dataset(dataset)
+    for problem in find_problems(loaded)[:1]:
+        raise GenintError(f"{dataset}: {problem}; nothing is signed that is not sound")
+    sign_manifest(loaded.storage, Signer(key, os.environ.get("GENINT_KEY_PASSWORD"), certificate, chain))
+    click.echo(f"signature: {loaded.storage / SIGNATURE}")
+
+
+@cli.command()
+@click.argument("dataset")
+@click.argument("place", metavar="hf:OWNER/NAME|URL|zenodo-folder:DIR")
+@license_option
+@click.option("--accept-terms", is_flag=True, help="You may publish in spite of what an origin's terms forbid.")
+@click.option("--private", is_flag=True, help="Make the hub's repository a private one.")
+def publish(dataset: str, place: str, licenses: tuple[str, ...], accept_terms: bool, private: bool) -> None:
+    """Bring DATASET to the Hugging Face hub, to a bucket, or into a small folder to deposit for a DOI.
+
+    Every byte is verified first. The same command continues what was interrupted. Credentials are those of the hub's
+    and the bucket's own clients.
+    """
+    from ..manifests.console import ProgressDisplay
+    from ..manifests.dataset import load_dataset
+    from ..manifests.errors import FormatError
+    from ..manifests.manifest import load_manifest
+    from ..manifests.recipe import override_recipe
+    from ..manifests.storage import Storage
+    from .release import publish as publishing
+
+    loaded = load_dataset(dataset)
+    manifest = load_manifest(loaded.storage)
+    if manifest.version is None:
+        raise FormatError(f"{dataset}: of before version 0.2; build-shards with its recipe brings it up to date")
+    recipe = override_recipe(loaded.recipe, parse_licenses(licenses), dataset)
+    publishing.check_terms(recipe, accept_terms)
+    if recipe != loaded.recipe:
+        from .shards.settle import driver_lock
+
+        with driver_lock(loaded.storage):
+            loaded = publishing.describe_anew(loaded, recipe, manifest)
+        manifest = load_manifest(loaded.storage)
+    kind, _, name = place.partition(":")
+    target = None if kind in ("hf", "zenodo-folder") else Storage(place)
+    _verify_bytes(loaded, manifest)
+    if target is not None:
+        total = len(list(publishing.release_files(loaded, manifest))) + 1
+        with ProgressDisplay("publish", "files") as display:
+            for done, _ in enumerate(publishing.publish_to_bucket(loaded, manifest, target), 1):
+                display.update(done, max(done, total))
+        click.echo(f"published: {target}")
+    elif kind == "hf":
+        click.echo(f"published: {publishing.publish_to_hub(loaded, manifest, name, private)}")
+    else:
+        written = publishing.write_deposit(loaded, manifest, Path(name))
+        click.echo(f"{len(written)} files to deposit: {name}")
+
+
+@cli.command()
+@click.argument("url", metavar="hf:OWNER/NAME|URL")
+@click.argument("folder")
+@click.option(
+    "--stream", "stream_names", multiple=True, metavar="NAME", help="Fetch the shards of this stream; repeatable."
+)
+def fetch(url: str, folder: str, stream_names: tuple[str, ...]) -> None:
+    """Download a published release into FOLDER, every file compared with the release's digests.
+
+    The same command continues what was interrupted.
+    """
+    from ..manifests.console import ProgressDisplay
+    from ..manifests.storage import Storage
+    from .release import fetch as fetching
+    from .shards.settle import driver_lock
+
+    source = Storage(f"hf://datasets/{url.removeprefix('hf:')}" if url.startswith("hf:") else url)
+    target = Storage(folder)
+    manifest = fetching.plan_fetch(source, target, stream_names)
+    wanted = [stream for stream in manifest.streams if not stream_names or stream.name in stream_names]
+    with driver_lock(target), ProgressDisplay("fetch", "files") as display:
+        total = 2 * sum(stream.shards for stream in wanted)
+        for done, _ in enumerate(fetching.fetch(source, manifest, target, stream_names), 1):
+            display.update(done, max(done, total))
+    left_out = ", ".join(stream.name for stream in manifest.streams if stream not in wanted)
+    click.echo(f"fetched: {target}{f' (without {left_out})' if left_out else ''}")
 
 
 @cli.command()
 @click.argument("dataset", default="datasets/mini")
 @input_option
 def preview(dataset: str, inputs: tuple[str, ...]) -> None:
-    """Draw a contact sheet of each finished stream."""
+    """Draw a contact sheet of each finished stream; those of a finished dataset stay as they are."""
     from ..manifests.dataset import load_dataset
+    from ..manifests.manifest import MANIFEST, preview_name
     from .release.close import RecordStore
-    from .release.preview import write_previews
+    from .release.preview import draw_previews
 
     loaded = load_dataset(dataset, parse_inputs(inputs))
     store = RecordStore(loaded.storage)
     names = [s.name for s in loaded.recipe.streams if 0 not in store.missing_shards(s.name, 1)]
-    for location in write_previews(loaded, names):
-        click.echo(location)
+    finished = loaded.storage.exists(MANIFEST)  # its sums list the sheets
+    lacking = [name for name in names if not (finished and loaded.storage.exists(preview_name(name)))]
+    for path, sheet in draw_previews(loaded, lacking).items():
+        loaded.storage.write(path, sheet)
+    for name in names:
+        click.echo(loaded.storage / preview_name(name))
 
 
 @cli.command()

@@ -1,5 +1,6 @@
 """The promises of design.md, section 4, for a build on this machine."""
 
+import hashlib
 import json
 import os
 import random
@@ -253,10 +254,16 @@ def test_non_finite_pixels_leave_a_hole_with_its_reason_and_fail_the_build(tmp_p
     assert run_cli("verify", out, "--weights", weights).exit_code == 0
 
 
-def test_rebuilt_shards_equal_the_recorded_ones(run_cli, reference):
-    result = run_cli("verify", reference, "--rebuild", 3)
+def test_rebuilt_shards_equal_the_recorded_ones(run_cli, reference, tmp_path):
+    page = tmp_path / "report.html"
+    result = run_cli("verify", reference, "--rebuild", "all", "--report", page)
     assert result.exit_code == 0
-    assert result.out.count("parameters equal, bytes equal") == 3
+    assert result.out.count("parameters equal, bytes equal") == 10
+    report = page.read_text()
+    assert "All 10 shards that were made again are what the dataset holds." in " ".join(report.split())
+    for name in ("manifest.json", "SHA256SUMS"):
+        assert hashlib.sha256((reference / name).read_bytes()).hexdigest() in report
+    assert report.count("<td>this environment</td>") == 10 and 'class="differs"' not in report
 
 
 def test_no_thread_or_process_outlives_a_build(tmp_path, tiny_recipe, run_cli):

@@ -128,6 +128,9 @@ def test_a_gpu_asked_for_where_there_is_none(run_cli, tmp_path, tiny_recipe):
         ["directions", "--classes", "11"],
         ["recipes", "mimi"],
         ["verify", "--rebuild", "0"],
+        ["verify", "--rebuild", "some"],
+        ["verify", "--report", "page.html"],
+        ["verify", "--rebuild", "all", "--report", "page.pdf"],
     ],
     ids=" ".join,
 )

@@ -14,7 +14,7 @@ from genint.manifests.manifest import load_manifest, read_records
 from genint.manifests.shard import load_index, read_sample
 from genint.manifests.storage import Storage
 from genint.pipeline.cli import cli
-from genint.pipeline.release.card import describe_shard
+from genint.pipeline.release.croissant import describe_shard
 from PIL import Image
 
 SAMPLES = {"natural": 60, "observational": 30, "interventional": 60}
@@ -124,7 +124,10 @@ def test_sha256sum_checks_the_release(release: Path) -> None:
     assert checked.returncode == 0, checked.stderr
     listed = {line.partition(":")[0] for line in checked.stdout.splitlines()}
     on_disk = {path.relative_to(release).as_posix() for path in release.rglob("*") if path.suffix in {".tar", ".idx"}}
-    assert listed == on_disk | {"recipe.toml", "directions/mini-generator-gen_z.npz"}
+    described = {"README.md", "croissant.json", "recipe.toml", "records/plan.json"}
+    for stream in SAMPLES:
+        described |= {f"preview/{stream}.jpg", f"{stream}/_info.json"}
+    assert listed == on_disk | described | {"directions/mini-generator-gen_z.npz"}
 
 
 def test_system_tar_extracts_a_shard(release: Path, tmp_path: Path) -> None:
@@ -177,6 +180,32 @@ def test_croissant_yields_every_image_and_its_label(
             assert [record["natural-masks/key"].decode() for record in masks] == keys
             assert all(record["natural-masks/mask"].size == (32, 32) for record in masks)
     assert "cr:SegmentationMask" in (release / "croissant.json").read_text()
+
+
+def test_croissant_says_what_venues_ask_for(release: Path) -> None:
+    facts = json.loads((release / "croissant.json").read_text())
+    assert facts["conformsTo"] == "http://mlcommons.org/croissant/1.1"
+    for field in (
+        "dataLimitations", "dataBiases", "personalSensitiveInformation", "dataUseCases", "dataSocialImpact",
+    ):  # fmt: skip
+        assert facts[f"rai:{field}"]
+    assert facts["rai:hasSyntheticData"] is True
+    assert facts["license"] == ["https://spdx.org/licenses/Apache-2.0", "https://spdx.org/licenses/MIT"]
+    assert (facts["version"], facts["datePublished"]) == ("1.0.0", "2026-11-25")
+    assert "url" not in facts  # nobody has said where this dataset is
+    # Where it comes from: digests of what was used, and what that was trained on.
+    manifest = load_manifest(Storage(release))
+    assert manifest.generator is not None
+    origins = {entity["@id"]: entity for entity in facts["prov:wasDerivedFrom"]}
+    assert origins["origin/mini"]["sc:sha256"] == manifest.generator.weights_sha256
+    assert origins["origin/mini"]["prov:wasDerivedFrom"] == [{"@id": "origin/fashion-mnist"}]
+    (build,) = facts["prov:wasGeneratedBy"]
+    used = {entity["prov:label"]: entity["sc:sha256"] for entity in build["prov:used"] if "prov:label" in entity}
+    for name in ("recipe.toml", "directions/mini-generator-gen_z.npz"):
+        assert used[name] == hashlib.sha256((release / name).read_bytes()).hexdigest()
+    derived = {record_set["@id"]: record_set.get("prov:wasDerivedFrom") for record_set in facts["recordSet"]}
+    assert derived["natural-shards"] == [{"@id": "origin/fashion-mnist"}]
+    assert derived["interventional-shards"] == [{"@id": "origin/mini"}]
 
 
 def test_croissant_addresses_tell_shards_of_one_name_apart(release: Path) -> None:

@@ -245,6 +245,7 @@ def test_inspect_and_preview_refuse_a_shard_that_is_not_as_recorded(
     copy = Path(shutil.copytree(finished, tmp_path / "dataset"))
     for name in ("natural/0000/natural-0000000.tar", SHARD):
         flip_content(name)(copy)
+    lose("preview/natural.jpg")(copy)  # sheets that are there are left alone
     for words in (("inspect", copy, "natural-00000003"), ("preview", copy)):
         result = run_cli(*words)
         assert result.exit_code == 1

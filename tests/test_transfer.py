@@ -230,9 +230,12 @@ def test_losses_of_another_device_are_no_difference_of_parameters(
     assert result.out.count("transfer shard") == result.out.count("parameters DIFFERENT, bytes differ") == 3
     other = worker.describe_environment("cpu").model_copy(update={"device": "cpu: another"})
     monkeypatch.setattr(worker, "describe_environment", lambda device: other)
-    result = run_cli(*rebuild)
+    result = run_cli(*rebuild, "--report", tmp_path / "report.html")
     assert result.exit_code == 0, result.err
     assert result.out.count("parameters equal, bytes differ in another environment") == 3
+    report = " ".join((tmp_path / "report.html").read_text().split())
+    assert "All 13 shards" in report and "10 are equal to the byte" in report
+    assert report.count('<tr class="differs">') == 3
 
 
 def test_other_weights_are_refused_on_resume_and_on_rebuild(
@@ -622,7 +625,7 @@ def test_contact_sheet_of_transfers_shows_content_style_and_result(build: RunCli
     (sample, *_) = dataset.plan("stylized").samples(0)
     ((*tiles, _),) = preview.draw_samples(dataset, "stylized", [sample], [stored])
     assert [np.unique(image).tolist() for image, _ in tiles] == [[128]] * 2
-    assert preview.write_previews(dataset, ["stylized", "natural"])
+    assert preview.draw_previews(dataset, ["stylized", "natural"])
 
 
 # Real photographs.

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, field
 from ..errors import RecipeError
 from ..randomness import integers_below, normal, random_rows, truncated_normal
 from .generated import PACKAGE_BOUND
-from .stream import CgnFacts, Facts, InputKind, Name, Rehearsal, Role, Sample, Stream, Table
+from .stream import CgnFacts, Facts, InputKind, Name, Rehearsal, Role, Sample, Stream, Table, locate_in_classes
 
 MECHANISMS = ("shape", "texture", "background")
 SWAPPED = MECHANISMS[1:]
@@ -59,7 +59,9 @@ class CounterfactualStream(Stream):
     """Compositions of a CGN's three mechanisms; a sample's label is its shape's."""
 
     role: ClassVar[Role] = "counterfactual"
+    digital_source_type: ClassVar[str] = "trainedAlgorithmicMedia"
     has_masks: ClassVar[bool] = True
+    grows_by: ClassVar[str] = "samples_per_class"
 
     source: Literal["counterfactual"]
     cgn: Name = Field(
@@ -200,8 +202,9 @@ class CounterfactualStream(Stream):
     def samples(self, facts: Facts, indices: NDArray[np.int64]) -> list[Sample]:
         network = facts.cgns[self.cgn]
         words = random_rows(facts.seed, self.name, indices, 0, DRAWS, count=8)
-        place, rank = np.divmod(indices, self.samples_per_class)
-        shapes = np.array(self.class_labels(facts, "shape"), np.int64)[place]
+        known_shapes = np.array(self.class_labels(facts, "shape"), np.int64)
+        places, rank, _ = locate_in_classes(indices, len(known_shapes), self.stages)
+        shapes = known_shapes[places]
         labels = {"shape": shapes}
         members = {"shape": indices if self.bank is None else rank % self.bank}
         for column, mechanism in enumerate(SWAPPED):

@@ -12,7 +12,7 @@ from ..directions import intervene
 from ..errors import RecipeError, UsageError
 from ..randomness import draw_without_replacement, random_rows, truncated_normal, uniform
 from ..step_ranges import RELEASED, RELEASED_51_SYMMETRIC, step_ranges
-from .stream import Facts, Role, Sample, Stream
+from .stream import Facts, Role, Sample, Stream, locate_in_classes
 
 # Third counter word: what the draws of one latent are for.
 LATENT, INTERVENTIONS = 0, 1
@@ -25,7 +25,9 @@ class GeneratedStream(Stream):
     """What both kinds share: which latents, of which classes, under which truncation."""
 
     role: ClassVar[Role] = "generated"
+    digital_source_type: ClassVar[str] = "trainedAlgorithmicMedia"
     uses_generator: ClassVar[bool] = True
+    grows_by: ClassVar[str] = "latents_per_class"
 
     classes: list[int] | None = Field(
         None, description="Class labels; all of the generator's by default.", min_length=1
@@ -90,9 +92,9 @@ class GeneratedStream(Stream):
         self, facts: Facts, indices: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """Class labels, latent indices and ranks within the latent [N] of sample indices [N]."""
-        latents, ranks = np.divmod(indices, self.per_latent())
-        positions, latent_indices = np.divmod(latents, self.latents_per_class)
-        return np.array(self.class_labels(facts))[positions], latent_indices, ranks
+        labels = np.array(self.class_labels(facts))
+        places, latent_indices, ranks = locate_in_classes(indices, len(labels), self.stages, self.per_latent())
+        return labels[places], latent_indices, ranks
 
     def draw_latents(self, facts: Facts, indices: NDArray[np.int64]) -> NDArray[np.float64]:
         """Latents z [N, z_dim] of samples before any intervention, scaled by the truncation."""

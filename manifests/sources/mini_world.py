@@ -16,7 +16,9 @@ class MiniWorldStream(Stream):
     """Pictures of one slice of the shipped objects, composed under a confounding strength of one's choice."""
 
     role: ClassVar[Role] = "natural"
+    grows_by: ClassVar[str] = "num_samples"
     has_masks: ClassVar[bool] = True
+    shipped_pictures: ClassVar[str] = "fashion-mnist"
 
     source: Literal["mini-world"]
     objects: Literal["train", "validation", "test"] = Field(description="Slice of the shipped objects.")

@@ -22,6 +22,8 @@ class RecomposedStream(Stream):
     """Each object once, on a uniformly drawn background of a uniformly drawn class; the label is the object's."""
 
     role: ClassVar[Role] = "counterfactual"
+    grows_by: ClassVar[str] = "num_samples"
+    digital_source_type: ClassVar[str] = "compositeWithTrainedAlgorithmicMedia"
     has_masks: ClassVar[bool] = True
 
     source: Literal["recomposed"]

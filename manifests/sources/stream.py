@@ -1,13 +1,15 @@
 """What every kind of stream has: its entry in the recipe, and the plan of its samples."""
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..errors import FormatError, shorten
 from ..randomness import Permutation
@@ -103,6 +105,10 @@ class Stream(Table):
     uses_generator: ClassVar[bool] = False
     uses_directions: ClassVar[bool] = False
     has_masks: ClassVar[bool] = False  # its samples have the object's mask as `mask.png`
+    # Of its pictures, at IPTC: how far a trained network made them. "": not at all.
+    digital_source_type: ClassVar[str] = ""
+    grows_by: ClassVar[str] = ""  # key that may be raised while the samples that were there keep their keys
+    shipped_pictures: ClassVar[str] = ""  # origin of the package's own pictures that it shows
 
     source: str
     name: Name = Field(description="Folder and key prefix of the stream.")
@@ -111,6 +117,27 @@ class Stream(Table):
     image_format: Literal["jpeg", "png", "webp"] = Field("jpeg", description="png and webp are lossless.")
     jpeg_quality: int = Field(95, ge=1, le=100, description="4:4:4 chroma; jpeg only.")
     max_failures: float = Field(0.0, ge=0, le=1, description="Largest share of lost samples that is no error.")
+    grown_from: Annotated[list[int], Field(min_length=1)] | None = Field(
+        None,
+        description="What `extend` raised: the number of samples, or of latents of a class, before. Samples that were "
+        "there keep their keys and shards; new ones follow.",
+    )
+
+    @model_validator(mode="after")
+    def _has_grown(self) -> Self:
+        if self.grown_from is None:
+            return self
+        if not self.grows_by:
+            raise ValueError(f"grown_from: a stream of source {self.source!r} cannot grow")
+        stages = [*self.grown_from, getattr(self, self.grows_by) or 0]
+        if min(stages) < 1 or any(later <= earlier for earlier, later in pairwise(stages)):
+            raise ValueError(f"grown_from = {self.grown_from}, {self.grows_by} = {stages[-1]}: these must rise")
+        return self
+
+    @property
+    def stages(self) -> list[int]:
+        """What the stream has grown by, in turn."""
+        return [*(self.grown_from or []), getattr(self, self.grows_by)]
 
     def inputs(self) -> Mapping[str, InputKind]:
         """The outside inputs it reads; each is bound by `--input NAME=PATH`."""
@@ -165,9 +192,36 @@ class Rehearsal:
     side: int | None = None
 
 
+def locate_in_classes(
+    indices: NDArray[np.int64], num_classes: int, stages: Sequence[int], per_member: int = 1
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Place of the class, member of the class and rank within the member [N] of sample indices [N].
+
+    Samples are numbered class by class, `per_member` of each member; a stage has the members that it added.
+    """
+    firsts, ends = np.array([0, *stages[:-1]], np.int64), np.array(stages, np.int64)
+    samples = num_classes * per_member
+    stage = np.searchsorted(samples * ends, indices, side="right")
+    members, ranks = np.divmod(indices - samples * firsts[stage], per_member)
+    places, added = np.divmod(members, (ends - firsts)[stage])
+    return places, firsts[stage] + added, ranks
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """Samples that joined together: where they begin among samples and shards, and their order."""
+
+    first: int
+    first_shard: int
+    order: Permutation
+
+
 @dataclass(frozen=True)
 class StreamPlan:
-    """Which samples are in which shard: a fixed slice of a seeded permutation, whoever builds it and when."""
+    """Which samples are in which shard: a fixed slice of a seeded permutation, whoever builds it and when.
+
+    A stream that has grown has a permutation and shards for each stage, those of earlier ones as they were.
+    """
 
     stream: Stream
     facts: Facts
@@ -178,25 +232,48 @@ class StreamPlan:
 
     @cached_property
     def num_shards(self) -> int:
-        return -(-self.count // self.stream.samples_per_shard)
+        last = self._stages[-1]
+        return last.first_shard + self._shards_of(self.count - last.first)
 
     @cached_property
-    def _order(self) -> Permutation:
-        return Permutation(self.count, self.facts.seed, f"shard order of {self.stream.name}")
+    def _stages(self) -> list[_Stage]:
+        stages: list[_Stage] = []
+        first = shard = 0
+        for size in [*(self.stream.grown_from or []), None]:
+            stream = self.stream if size is None else self.stream.model_copy(update={self.stream.grows_by: size})
+            count = stream.count(self.facts) - first
+            label = f"shard order of {self.stream.name}{f', from {first} on' if first else ''}"
+            stages.append(_Stage(first, shard, Permutation(count, self.facts.seed, label)))
+            first, shard = first + count, shard + self._shards_of(count)
+        return stages
+
+    @cached_property
+    def _first_shards(self) -> list[int]:
+        return [stage.first_shard for stage in self._stages]
+
+    def _shards_of(self, count: int) -> int:
+        return -(-count // self.stream.samples_per_shard)
+
+    def _stage_of(self, shard_index: int) -> _Stage:
+        return self._stages[bisect_right(self._first_shards, shard_index) - 1]
 
     def indices(self, shard_index: int) -> NDArray[np.int64]:
         """Sample indices of a shard, in the order they stand in it."""
-        start = shard_index * self.stream.samples_per_shard
-        return self._order(np.arange(start, start + self.shard_size(shard_index)))
+        stage = self._stage_of(shard_index)
+        start = (shard_index - stage.first_shard) * self.stream.samples_per_shard
+        return stage.first + stage.order(np.arange(start, start + self.shard_size(shard_index)))
 
     def shard_size(self, shard_index: int) -> int:
-        """Number of samples planned for a shard; the last one may be short."""
-        size = self.stream.samples_per_shard
-        return min(size, self.count - shard_index * size)
+        """Number of samples planned for a shard; the last one of a stage may be short."""
+        stage, size = self._stage_of(shard_index), self.stream.samples_per_shard
+        return min(size, stage.order.size - (shard_index - stage.first_shard) * size)
 
     def samples(self, shard_index: int) -> list[Sample]:
         return self.stream.samples(self.facts, self.indices(shard_index))
 
     def locate(self, sample_index: int) -> tuple[int, int]:
         """The shard in which a sample stands, and its planned place there, which holes before it do not change."""
-        return divmod(int(self._order.inverse(np.array([sample_index]))[0]), self.stream.samples_per_shard)
+        stage = self._stages[bisect_right([stage.first for stage in self._stages], sample_index) - 1]
+        place = int(stage.order.inverse(np.array([sample_index - stage.first]))[0])
+        shard, place = divmod(place, self.stream.samples_per_shard)
+        return stage.first_shard + shard, place

@@ -32,6 +32,8 @@ class TransferredStream(Stream):
     """
 
     role: ClassVar[Role] = "transferred"
+    grows_by: ClassVar[str] = "num_samples"
+    digital_source_type: ClassVar[str] = "compositeWithTrainedAlgorithmicMedia"
 
     content: Name = Field(
         description="An earlier natural stream, or an input: a folder with one folder a class, or WebDataset tars."

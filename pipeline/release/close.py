@@ -3,6 +3,7 @@
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
 
@@ -16,6 +17,7 @@ from ...manifests.manifest import (
     MANIFEST,
     PART_SIZE,
     RECORDS,
+    SIGNATURE,
     SUMS,
     Environment,
     Manifest,
@@ -64,6 +66,7 @@ class RecordStore:
 
     def reopen(self) -> None:
         """The dataset is not complete (any more): take the mark of completeness away before anything changes."""
+        self._storage.remove(SIGNATURE)
         self._storage.remove(MANIFEST)
 
     def records(self, plan: StreamPlan) -> Iterator[list[Record]]:
@@ -72,30 +75,37 @@ class RecordStore:
             base = self._base(plan, part_index)
             yield [self._read(plan, shard_index, base) for shard_index in shards]
 
-    def drop_unsound(self, plan: StreamPlan, dataset: Dataset, made: Set[tuple[str, int]]) -> Iterator[str]:
-        """Check the shards that were there before this build made its own: each against record and plan, byte by byte.
+    def drop_unsound(
+        self, plan: StreamPlan, dataset: Dataset, sound: Set[tuple[str, int]], refill: bool
+    ) -> Iterator[tuple[tuple[str, int], str]]:
+        """Check the shards that nobody has found sound yet: each against record and plan, byte by byte.
 
         An index is made again from its tar. What is not sound goes, record and shard, and is made again by the next
-        round; yields a line for each, and an empty one for each that is sound. Raises FormatError where a part is
-        damaged.
+        round; yields each shard with what is wrong with it, "" for one that is sound. Raises FormatError where a part
+        is damaged.
+
+        refill: shards with holes are not sound.
         """
         name = plan.stream.name
         for part_index, shards in enumerate(part_shards(plan)):
             base = self._base(plan, part_index)
             for shard_index in shards:
-                if (name, shard_index) in made:
+                if (name, shard_index) in sound:
                     continue
                 try:
                     record = self._read(plan, shard_index, base)
                     self._load_environment(record.environment)
                     _restore_index(self._storage, record)
                     problem = next(iter(verify_shard(dataset, record)), "")
+                    if refill and record.failures:
+                        problem = problem or f"{record.path}: {len(record.failures)} samples were lost"
                 except FormatError as error:
                     problem = str(error)
                 if problem:
+                    self.reopen()
                     self._storage.remove(record_name(name, shard_index))
                     self._storage.remove(shard_name(name, shard_index))
-                yield problem
+                yield (name, shard_index), problem
 
     def environments(self, keys: Iterable[str]) -> dict[str, Environment]:
         """What the records mean by these environments. Raises FormatError where one is missing or altered."""
@@ -137,11 +147,14 @@ class RecordStore:
         return {record.shard_index: record for record in records}
 
 
-def drop_unsound(dataset: Dataset, made: Set[tuple[str, int]]) -> Iterator[str]:
-    """`RecordStore.drop_unsound` of every stream."""
+def drop_unsound(
+    dataset: Dataset, sound: Set[tuple[str, int]], refill: bool = False
+) -> Iterator[tuple[tuple[str, int], str]]:
+    """`RecordStore.drop_unsound` of every stream; a finished dataset is one under way from the first that goes."""
+    _restore_environments(dataset.storage)
     store = RecordStore(dataset.storage)
     for stream in dataset.recipe.streams:
-        yield from store.drop_unsound(dataset.plan(stream.name), dataset, made)
+        yield from store.drop_unsound(dataset.plan(stream.name), dataset, sound, refill)
 
 
 def find_problems(dataset: Dataset) -> list[str]:
@@ -152,14 +165,19 @@ def find_problems(dataset: Dataset) -> list[str]:
         return [str(error)]
 
 
-def reopen(dataset: Dataset) -> None:
+def reopen(storage: Storage) -> None:
     """Make a finished dataset one under way, so that what it lacks is made."""
-    try:
-        for environment in load_manifest(dataset.storage, altered=True).environments.values():
-            dataset.storage.write(environment_name(environment.id), environment.to_json())
-    except FormatError:
-        pass  # the environments' own files have to do
-    RecordStore(dataset.storage).reopen()
+    _restore_environments(storage)
+    RecordStore(storage).reopen()
+
+
+def _restore_environments(storage: Storage) -> None:
+    """Write the environments of a manifest as files of their own, as records need them, where there is a manifest."""
+    with suppress(FormatError):  # files that are there have to do
+        for environment in load_manifest(storage, altered=True).environments.values():
+            name, content = environment_name(environment.id), environment.to_json()
+            if not storage.exists(name) or storage.read(name) != content:
+                storage.write(name, content)
 
 
 def release(dataset: Dataset, lost_workers: int = 0) -> Manifest:
@@ -173,12 +191,14 @@ def release(dataset: Dataset, lost_workers: int = 0) -> Manifest:
         with open(sums_path, "w") as sums:
             plans = (dataset.plan(stream.name) for stream in recipe.streams)
             closed = [_close_stream(store, storage, plan, sums.write) for plan in plans]
+            write_card(dataset, [total.entry() for total in closed])
             for name in other_files(dataset):
                 sums.write(f"{storage.sha256(name)}  {name}\n")
         sums_sha256 = hashlib.sha256(sums_path.read_bytes()).hexdigest()
 
     manifest = Manifest(
         name=recipe.name,
+        version=recipe.data_version,
         fingerprint=entry.fingerprint,
         recipe_sha256=recipe.digest(),
         sums_sha256=sums_sha256,
@@ -192,7 +212,6 @@ def release(dataset: Dataset, lost_workers: int = 0) -> Manifest:
         retried_shards=sum(total.retried for total in closed),
         lost_workers=lost_workers,
     )
-    write_card(dataset, manifest)
     # Written last: a manifest on disk means that every shard is complete.
     storage.write(MANIFEST, manifest.to_json())
     for stream in recipe.streams:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from ...manifests.dataset import Dataset
+from ...manifests.manifest import preview_name
 from ...manifests.pictures import decode_picture
 from ...manifests.sources.stream import Sample
 from ..sources.parts import PARTS, Members, Tile
@@ -18,16 +19,15 @@ LABEL = 110
 MAX_ROWS, MAX_COLUMNS = 12, 12
 
 
-def write_previews(dataset: Dataset, streams: Sequence[str]) -> list[str]:
-    """Write `preview/<stream>.jpg` for each stream from its first shard; returns the full locations."""
-    written = []
+def draw_previews(dataset: Dataset, streams: Sequence[str]) -> dict[str, bytes]:
+    """The contact sheet of each stream, from its first shard, by the name of its file."""
+    sheets = {}
     for name in streams:
         sheet = draw_contact_sheet(*_first_samples(dataset, name))
         buffer = io.BytesIO()
         sheet.save(buffer, "JPEG", quality=92, subsampling="4:4:4")
-        dataset.storage.write(f"preview/{name}.jpg", buffer.getvalue())
-        written.append(dataset.storage / f"preview/{name}.jpg")
-    return written
+        sheets[preview_name(name)] = buffer.getvalue()
+    return sheets
 
 
 def draw_contact_sheet(title: str, rows: Mapping[str, Sequence[Tile]]) -> Image.Image:

@@ -11,7 +11,7 @@ from ...manifests.dataset import Dataset
 from ...manifests.sources.stream import Rehearsal, StreamPlan
 from ...manifests.storage import Storage
 from ..biggan.directions import exact_directions
-from ..images.encode import encode_image
+from ..images.encode import encode_image, make_mark
 from ..release.close import RecordStore
 from ..sources import RENDERERS, WORK
 from ..sources.rendering import RenderContext
@@ -54,6 +54,7 @@ def estimate_streams(
     for name in names:
         stream = recipe.stream(name)
         plan = StreamPlan(stream, facts)
+        mark = make_mark(recipe, stream)
         context.recipe = recipe
         rehearsal, scale = _within_bounds(stream.rehearsal(device == "cpu"), device == "cpu")
         rehearsed = rehearsal.stream
@@ -68,7 +69,7 @@ def estimate_streams(
             images: list[bytes | None] = []
             started = time.perf_counter()
             for r in RENDERERS[stream.source](context, rehearsed, samples):
-                images.append(encode_image(r.image, stream) if r.image is not None else r.encoded)
+                images.append(encode_image(r.image, stream, mark) if r.image is not None else r.encoded)
                 seconds = time.perf_counter() - started
                 if seconds > LONGEST_PASS:
                     break

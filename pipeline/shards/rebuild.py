@@ -29,13 +29,21 @@ class Rebuilt:
     same_environment: bool
     largest_difference: int | None = 0
 
+    @property
+    def is_reproduced(self) -> bool:
+        """Whether it is what was to be expected: other bytes need another environment."""
+        return self.same_parameters and (self.same_bytes or not self.same_environment)
+
 
 def rebuild_shards(
-    dataset: Dataset, manifest: Manifest, count: int, device: str, weights: str | None
+    dataset: Dataset, manifest: Manifest, count: int | None, device: str, weights: str | None
 ) -> Iterator[Rebuilt]:
-    """Make `count` shards again, spread over all streams in a seeded order, and compare each with what is there."""
+    """Make `count` shards again, spread over all streams in a seeded order, and compare each with what is there.
+
+    count: None for all of them.
+    """
     shards = [(entry.name, index) for entry in manifest.streams for index in range(entry.shards)]
-    order = Permutation(len(shards), dataset.recipe.seed, "shards to rebuild")(np.arange(min(count, len(shards))))
+    order = Permutation(len(shards), dataset.recipe.seed, "shards to rebuild")(np.arange(len(shards))[:count])
     wanted = {shards[int(i)] for i in order}
     with tempfile.TemporaryDirectory() as scratch:
         _copy_plan(dataset, Path(scratch))

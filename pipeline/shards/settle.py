@@ -14,6 +14,7 @@ from pytorch_pretrained_biggan import BigGAN, BigGANConfig
 from ...manifests.dataset import PLAN, Dataset, PlanEntry, directions_name, input_name
 from ...manifests.directions import Directions, first_directions, load_directions, save_directions
 from ...manifests.errors import FormatError, GenintError, UsageError, shorten
+from ...manifests.growth import growth_keys
 from ...manifests.inputs import imagenet_wnids
 from ...manifests.lock import only_process
 from ...manifests.manifest import MANIFEST, RECIPE, RECORDS, Fingerprint, GeneratorEntry, Input, load_dataset_recipe
@@ -26,6 +27,7 @@ from ..biggan.directions import exact_directions, sampled_directions
 from ..biggan.generator import PUBLISHED_CONFIGS, LoadedGenerator, load_generator, make_random_generator
 from ..cgn.mechanisms import CONFIG_NAME, WEIGHTS_NAME
 from ..cgn.network_files import cgn_facts, cgn_place, find_cgn, make_stand_in, open_cgn
+from ..release.close import reopen
 from ..sources import CHECKS
 from ..style.network_files import find_network_file, network_place
 
@@ -167,7 +169,7 @@ def check_plan(dataset: Dataset, digest: str) -> None:
     """Raise GenintError where a dataset is not, or not as a whole, the one whose plan has that digest."""
     if dataset.entry.digest != digest:
         raise GenintError(f"{dataset.storage}: not the dataset of this build; is it one folder on every machine?")
-    if dataset.recipe.flatten() != dataset.entry.fingerprint.recipe:
+    if dataset.recipe.deciding() != dataset.entry.fingerprint.deciding().recipe:
         raise GenintError(f"{dataset.storage / RECIPE}: another recipe than that of {PLAN}")
 
 
@@ -247,14 +249,17 @@ def find_directions(recipe: Recipe, generator: LoadedGenerator, imported: Direct
         torch.cuda.empty_cache()
 
 
-def settle(ingredients: Ingredients, storage: Storage, device: str) -> Dataset:
+def settle(ingredients: Ingredients, storage: Storage, device: str, grow: bool = False) -> Dataset:
     """Write what the build depends on into the dataset, or check that it is what is there already.
+
+    grow: the recipe may have more samples than the dataset's, which is then one under way.
 
     Raises UsageError where the folder belongs to another recipe, naming what changed, or where its plan or recipe was
     edited since.
     """
     recipe = ingredients.recipe
     former = PlanEntry.from_json(storage.read(PLAN), storage / PLAN) if storage.exists(PLAN) else None
+    growing = False
 
     directions: str | None = None
     if any(stream.uses_directions for stream in recipe.streams):
@@ -276,7 +281,7 @@ def settle(ingredients: Ingredients, storage: Storage, device: str) -> Dataset:
     facts = ingredients.facts
     entry = PlanEntry(
         fingerprint=Fingerprint(
-            recipe=recipe.flatten(),
+            recipe=recipe.deciding(),
             weights_sha256=generator.weights_sha256 if generator else None,
             config_sha256=generator.config_sha256 if generator else None,
             directions_sha256=storage.sha256(directions) if directions else None,
@@ -299,23 +304,31 @@ def settle(ingredients: Ingredients, storage: Storage, device: str) -> Dataset:
     )
     if former is not None:
         changes = former.fingerprint.changes(entry.fingerprint)
+        allowed = growth_keys(recipe) if grow else set()
+        growing = any(change.partition(":")[0] in allowed for change in changes)
+        changes = [change for change in changes if change.partition(":")[0] not in allowed]
         if changes:
             raise UsageError(
                 f"{storage}: begun with another recipe ({'; '.join(changes[:3])}"
                 f"{f'; and {len(changes) - 3} more' if len(changes) > 3 else ''}); choose another --out"
             )
-        if entry != former:
+        if growing:
+            former = former.model_copy(update={"fingerprint": entry.fingerprint})
+        if entry != former.model_copy(update={"fingerprint": former.fingerprint.deciding()}):
             raise UsageError(
                 f"{storage / PLAN}: edited since the build began: it has the fingerprint of this command but not what "
                 "follows from it; restore it from a copy, or choose another --out"
             )
-        if storage.exists(RECIPE):
+        if growing:
+            reopen(storage)
+        elif storage.exists(RECIPE):
             _check_recipe(storage, recipe)
     if not storage.exists(MANIFEST):
         write_derived(ingredients, storage)
-    if former is None:
+    if former is None or growing:
         storage.write(PLAN, entry.model_dump_json().encode())
-    return Dataset(storage, recipe, entry, ingredients.roots)
+    # The former one as it is: what was settled stays, to the byte.
+    return Dataset(storage, recipe, former or entry, ingredients.roots)
 
 
 def write_derived(ingredients: Ingredients, storage: Storage) -> None:
@@ -332,7 +345,8 @@ def _check_recipe(storage: Storage, recipe: Recipe) -> None:
         found = load_dataset_recipe(storage)
     except FormatError as error:
         raise UsageError(f"{error}; remove it, and the same command writes it again") from error
-    ours, theirs = recipe.flatten(), found.flatten()
+    # What describes may change: it is written anew.
+    ours, theirs = recipe.deciding(), found.deciding()
     changed = [key for key in sorted(ours.keys() | theirs.keys()) if ours.get(key) != theirs.get(key)]
     if changed:
         key = changed[0]
@@ -343,8 +357,10 @@ def _check_recipe(storage: Storage, recipe: Recipe) -> None:
 
 
 @contextmanager
-def driver_lock(storage: Storage) -> Iterator[None]:
+def driver_lock(storage: Storage, tidy: bool = True) -> Iterator[None]:
     """Hold the dataset for one driver; the kernel lets go when the process ends, however it ends.
+
+    tidy: remove files that are half written.
 
     Raises UsageError where another driver has it, or where the folder is something else's. A bucket has no locks: two
     drivers there do work twice, but end with the same bytes.
@@ -357,5 +373,6 @@ def driver_lock(storage: Storage) -> Iterator[None]:
         yield
         return
     with only_process(storage.local_path(LOCK), f"{storage}: another build is running here"):
-        sweep(Path(storage.absolute))
+        if tidy:
+            sweep(Path(storage.absolute))
         yield

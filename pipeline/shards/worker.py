@@ -24,7 +24,7 @@ from ...manifests.manifest import (
 from ...manifests.shard import ShardWriter, index_path
 from ...manifests.sources.stream import Stream
 from ...manifests.storage import Storage
-from ..images.encode import encode_image
+from ..images.encode import encode_image, make_mark
 from ..sources import RENDERERS
 from ..sources.ahead import map_ahead, run_ahead
 from ..sources.rendering import RenderContext, Rendered
@@ -103,8 +103,9 @@ class Worker:
             path = storage.local_path(name) if storage.local else Path(scratch) / Path(name).name
             with ShardWriter(path) as shard:
                 rendered = RENDERERS[plan.stream.source](self._context, plan.stream, plan.samples(task.shard_index))
+                mark = make_mark(self._dataset.recipe, plan.stream)
                 ahead = run_ahead(rendered, partial(ready_thread, self._context.device))
-                for result, image in encode_ahead(ahead, plan.stream, self._encoders):
+                for result, image in encode_ahead(ahead, plan.stream, self._encoders, mark):
                     sample = result.sample
                     if image is None:
                         failures.append(Failure(key=sample.key, reason=result.failure, detail=result.detail))
@@ -146,7 +147,9 @@ def ready_thread(device: str) -> None:
         torch.cuda.set_device(device)
 
 
-def encode_ahead(rendered: Iterator[Rendered], stream: Stream, threads: int) -> Iterator[tuple[Rendered, bytes | None]]:
+def encode_ahead(
+    rendered: Iterator[Rendered], stream: Stream, threads: int, mark: str
+) -> Iterator[tuple[Rendered, bytes | None]]:
     """Encode images in threads while the next ones render (Pillow releases the GIL); order is kept.
 
     Yields each result with its image's bytes, None where it has failed.
@@ -156,7 +159,7 @@ def encode_ahead(rendered: Iterator[Rendered], stream: Stream, threads: int) -> 
         if result.image is None:
             return result, result.encoded
         # Its pixels are let go: many results wait for their turn.
-        return replace(result, image=None), encode_image(result.image, stream)
+        return replace(result, image=None), encode_image(result.image, stream, mark)
 
     with ThreadPoolExecutor(threads) as encoders:
         yield from map_ahead(encoders, encode, rendered, ENCODE_AHEAD)
