@@ -85,9 +85,31 @@ def test_a_dry_run_prints_the_configuration_and_the_steps(genint_train: Train, r
 
 
 def test_presets_are_listed_with_what_they_are(genint_train: Train):
-    listed = genint_train("--list-presets").out.splitlines()
+    listed = genint_train("presets").out.splitlines()
     assert any(line.startswith("resnet18-genint ") and "ResNet18, GenInt" in line for line in listed)
     assert len(listed) > 35
+    told = genint_train("presets", "--differences").out
+    assert "resnet18-gan-augmentation\n" in told and "mini-erm" not in told
+    shown = genint_train("presets", "resnet18-genint").out
+    assert shown.startswith("# resnet18-genint\n# Tables 1 and 3") and "\n# resnet18-imagenet-only\n" in shown
+    assert "recipe genint-imagenet-256" in shown and "lambda_int = 0.05" in shown
+    assert "did you mean 'resnet18-genint'" in genint_train("presets", "resnet18-genit").err
+
+
+def test_without_a_preset_a_run_does_what_its_data_says_and_shows_it(
+    genint_train: Train, reference: Path, tmp_path: Path
+):
+    command = ["--shards", reference, "--steps", 1, "--out", tmp_path / "run", *SMALL]
+    result = genint_train(*command)
+    assert result.exit_code == 0, result.err
+    assert (
+        "# preset mini-genint, chosen for interventional, natural images of 32 px; --preset takes another" in result.err
+    )
+    assert "a step takes 8 natural, 4 interventional; weights natural 1, int 0.2" in result.err
+    assert "int, not used: its source is observational, the preset takes interventional" in result.err
+    assert load_classifier(str(tmp_path / "run")).preset == "mini-genint"
+    only = genint_train("--shards", reference, "--streams", "observational,natural", "--dry-run", *SMALL)
+    assert 'preset = "mini-gan-augmentation"' in only.out and "8 natural, 4 observational" in only.out
 
 
 @pytest.mark.parametrize(
@@ -103,8 +125,10 @@ def test_presets_are_listed_with_what_they_are(genint_train: Train):
             ["--shards", "dataset", "--lambda-transfer", "1"],
             "lambda_transfer = 1.0, but there is no transfer or stylized",
         ),
-        (["--shards", "dataset", "--preset", "mini-genint-transfer"], "no stream 'transfer'"),
-        (["--shards", "dataset"], "'natural' has 60 images, and a step takes 256"),
+        (["--shards", "dataset", "--preset", "mini-genint-transfer"], "there is no transfer or stylized stream"),
+        (["--shards", "dataset", "--preset", "mini-stylized"], "no stream 'stylized'"),
+        (["--shards", "dataset"], "'natural' has 60 images, and a step takes 128"),
+        (["--shards", "dataset", "--heads", "shape=x"], "--heads shape=x: expected NAME or NAME=WEIGHT"),
         (["--shards", "dataset", "--arch", "resnet-18"], "did you mean resnet18"),
         (["--shards", "dataset", *SMALL, "--init", "other.pt"], "no such checkpoint"),
         (["--shards", "dataset", *SMALL, "--init", "run"], "a checkpoint of mobilenet_v3_small, and arch = shufflenet"),

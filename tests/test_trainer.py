@@ -18,6 +18,7 @@ from genint.train.distributed import LostRank, Ranks, join
 from genint.train.inputs import open_inputs
 from genint.train.learner import Learner, make_optimizer
 from genint.train.plan import plan_stages
+from genint.train.run import RunFolder
 from genint.train.trainer import Progress, Settings, make_loader, train
 from torch import nn
 
@@ -227,10 +228,10 @@ def test_a_recipe_of_the_field_resumes_exactly_and_its_length_is_part_of_its_cos
 
 def test_a_run_of_before_a_key_was_known_goes_on_with_its_default(reference: Path, tmp_path: Path):
     run(configure("steps=1"), reference, tmp_path)
+    new = {"freeze_batch_norm", "stages.train.label_smoothing", "stages.train.batch_sizes.counterfactual", "sha256"}
     identity = json.loads((tmp_path / "run.json").read_text())
-    for key in ("freeze_batch_norm", "stages.train.label_smoothing", "stages.train.batch_sizes.counterfactual"):
-        del identity[key]
-    (tmp_path / "run.json").write_text(json.dumps(identity))
+    assert new <= identity.keys()
+    RunFolder(tmp_path).create(configure("steps=1"), {key: identity[key] for key in identity.keys() - new})
     with pytest.raises(UsageError, match=r"stages\.train\.label_smoothing: 0\.0 -> 0\.1 "):
         run(configure("steps=2", "label_smoothing=0.1"), reference, tmp_path)
     assert run(configure("steps=2"), reference, tmp_path)[-1].step == 2

@@ -19,14 +19,16 @@ if TYPE_CHECKING:
 
 EPILOG = """Exit codes: 0 ok, 1 failed work, 2 bad usage, 130 interrupted (SIGINT), 143 terminated (SIGTERM); after the
 last two everything is saved, and the same command goes on. Several processes: torchrun --nproc-per-node N --no-python
-genint-train ..."""
+genint-train ... Presets: `genint-train presets` lists them, `genint-train presets NAME` prints one."""
 
 
 def main() -> None:
     """Run the command line; a user's mistake is one line and an exit code, never a traceback."""
     with exit_codes():
         try:
-            code = train(command_arguments(), standalone_mode=False)
+            arguments = command_arguments()
+            command, rest = (presets, arguments[1:]) if arguments[:1] == ["presets"] else (train, arguments)
+            code = command(rest, standalone_mode=False)
         except click.ClickException as error:
             if len(error.format_message()) > LONGEST_MESSAGE:
                 raise UsageError(error.format_message()) from error
@@ -38,6 +40,25 @@ def main() -> None:
             sys.exit(code)
 
 
+@click.command("genint-train presets", context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("name", required=False)
+@click.option("--differences", is_flag=True, help="What each says of where the paper and its released code disagree.")
+def presets(name: str | None, differences: bool) -> None:
+    """List the shipped presets, or print preset NAME with its comments and those that it extends."""
+    from .configuration import describe_preset, preset_texts, shipped_presets
+
+    if name is not None:
+        texts = preset_texts(name)
+        click.echo("\n".join(f"# {of}\n{text}" if len(texts) > 1 else text for of, text in texts.items()), nl=False)
+        return
+    for of, text in shipped_presets().items():
+        comment = [line.removeprefix("#").strip() for line in text.splitlines() if line.startswith("#")]
+        if not differences:
+            click.echo(f"{of:40} {describe_preset(text)}")
+        elif any(word in " ".join(comment) for word in ("Paper:", "Code:", "Code only:", "Paper and code")):
+            click.echo(f"{of}\n    " + "\n    ".join(comment))
+
+
 @click.command(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.option("--shards", multiple=True, metavar="DIR", help="A dataset of genint-pipeline; repeatable.")
 @click.option(
@@ -46,8 +67,11 @@ def main() -> None:
     help="Natural images: class folders, WebDataset tars of anybody, or DATASET:STREAM of a genint dataset.",
 )
 @click.option("--out", type=click.Path(path_type=Path), metavar="RUN", help="Folder of the run; it continues there.")
-@click.option("--preset", default="resnet18-imagenet-only", show_default=True, metavar="NAME|PATH")
-@click.option("--list-presets", is_flag=True, help="List the shipped presets and stop.")
+@click.option(
+    "--preset",
+    metavar="NAME|PATH",
+    help="What to learn and how; `genint-train presets` lists the shipped ones. [default: the one for these streams]",
+)
 @click.option("--steps", type=click.IntRange(min=1), help="Steps of each stage.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Epochs of each stage.")
 @click.option("--streams", metavar="A,B", help="Train on these streams; by default on all of split train that fit.")
@@ -98,8 +122,7 @@ def train(
     shards: tuple[str, ...],
     imagenet: str | None,
     out: Path | None,
-    preset: str,
-    list_presets: bool,
+    preset: str | None,
     steps: int | None,
     epochs: int | None,
     streams: str | None,
@@ -129,19 +152,16 @@ def train(
 
     The same command continues what was interrupted.
     """
-    from .configuration import describe_preset, load_configuration, shipped_presets
+    from .configuration import load_configuration
 
-    if list_presets:
-        for name, text in shipped_presets().items():
-            click.echo(f"{name:40} {describe_preset(text)}")
-        return 0
     if steps and epochs:
         raise UsageError("--steps and --epochs: give one of them")
     share = _share(validation)
+    names = streams.split(",") if streams else None
     flags = {
         "steps": steps,
         "epochs": epochs,
-        "streams": streams.split(",") if streams else None,
+        "streams": names,
         "lambda_int": lambda_int,
         "lambda_transfer": lambda_transfer,
         "lambda_counterfactual": lambda_counterfactual,
@@ -154,6 +174,14 @@ def train(
         "validation_share": share,
     }
     given = {key: value for key, value in flags.items() if value is not None}
+    opened, note = None, None
+    if preset is None:
+        from .choice import choose_preset
+        from .inputs import open_streams
+
+        opened = open_streams(shards, imagenet, names)
+        choice = choose_preset(opened)
+        preset, overrides, note = choice.preset, (*choice.overrides, *overrides), f"# {choice.note}"
     configuration = load_configuration(preset, overrides, given)
 
     from .checkpoint import check_arch
@@ -161,24 +189,28 @@ def train(
     from .trainer import Settings
 
     check_arch(configuration.arch)
-    inputs = open_inputs(configuration, shards, imagenet, None if share else validation)
+    if configuration.streams != names:
+        opened = None  # the preset names its own
+    inputs = open_inputs(configuration, shards, imagenet, None if share else validation, opened)
     settings = Settings(workers, accumulate, keep, log_every, save_every, validate_every, verify, skip_unreadable)
     if dry_run:
-        _describe(configuration, inputs)
+        _describe(configuration, inputs, note)
         return 0
     if out is None:
         raise UsageError("--out RUN is missing: the folder of the run")
-    return _train(configuration, inputs, out, device, settings)
+    return _train(configuration, inputs, out, device, settings, note)
 
 
-def _train(configuration: "Configuration", inputs: "Inputs", out: Path, device: str, settings: "Settings") -> int:
+def _train(
+    configuration: "Configuration", inputs: "Inputs", out: Path, device: str, settings: "Settings", note: str | None
+) -> int:
     from ..manifests.console import ProgressDisplay
     from .distributed import LostRank, join
     from .trainer import describe_line
     from .trainer import train as train_steps
 
     with join(device) as ranks:
-        stopped, note = 0, ""
+        stopped, progress = 0, ""
         reports = train_steps(configuration, inputs, out, ranks, settings)
         if not ranks.is_main:
             try:
@@ -188,11 +220,11 @@ def _train(configuration: "Configuration", inputs: "Inputs", out: Path, device: 
                 return 1  # who has failed says why
             return 128 + stopped if stopped else 0
         first = next(reports)
-        for line in first.notes:
-            click.echo(line, err=True)
         if first.finished:
             click.echo(f"{out}: finished already, at step {first.step:,}")
             return 0
+        for line in (note, *first.notes) if note else first.notes:
+            click.echo(line, err=True)
         with ProgressDisplay("train", "steps") as display:
             if first.step:
                 display.print(f"{out}: goes on at step {first.step:,} of {first.steps:,}")
@@ -202,10 +234,10 @@ def _train(configuration: "Configuration", inputs: "Inputs", out: Path, device: 
                 for line in report.notes:
                     display.print(line)
                 if report.metrics:
-                    note = describe_line(report.metrics)
+                    progress = describe_line(report.metrics)
                     if "validation_top1" in report.metrics:
-                        display.print(f"step {report.step:,}: {note}")
-                display.update(report.step, report.steps, note)
+                        display.print(f"step {report.step:,}: {progress}")
+                display.update(report.step, report.steps, progress)
         if stopped:
             name = signal.Signals(stopped).name
             click.echo(f"stopped by {name} at step {report.step:,}, saved; to go on: {_command()}", err=True)
@@ -225,12 +257,12 @@ def _command() -> str:
     return mask_credentials(shlex.join(words))
 
 
-def _describe(configuration: "Configuration", inputs: "Inputs") -> None:
+def _describe(configuration: "Configuration", inputs: "Inputs", note: str | None) -> None:
     from .plan import describe_plan, plan_stages
 
     plans = plan_stages(configuration, inputs)
     click.echo(configuration.to_toml())
-    for line in describe_plan(plans, inputs):
+    for line in ([note] if note else []) + describe_plan(plans, inputs):
         click.echo(line)
 
 

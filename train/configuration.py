@@ -23,7 +23,6 @@ AugmentationName = Literal[
 ]
 Count = Annotated[int, Field(gt=0)]
 
-DEFAULT_PRESET = "resnet18-imagenet-only"
 # The sub-batches of the released code for its GenInt and transfer rows, and of CGN's.
 BATCH_SIZES: Final[dict[Term, int]] = {"natural": 256, "int": 64, "transfer": 256, "counterfactual": 256}
 
@@ -213,14 +212,17 @@ def describe_preset(text: str) -> str:
 
 
 def load_configuration(
-    name_or_path: str = DEFAULT_PRESET, overrides: Sequence[str] = (), values: Mapping[str, Any] = {}
+    name_or_path: str, overrides: Sequence[str] = (), values: Mapping[str, Any] = {}
 ) -> Configuration:
     """Load a shipped preset or a file, with `KEY=VALUE` overrides, values in TOML, and values by key after them.
 
     A stage's key without its stage (`lr=0.01`) goes to all stages, and a lambda to those that have it already, if any
     has; `stages.NAME.lr=0.01` goes to one. Raises UsageError that names the offending key and what was expected.
     """
-    tree = _expand(_read_tree(name_or_path, seen=[]))
+    merged: dict[str, Any] = {}
+    for _, _, own in reversed(_read_chain(name_or_path)):
+        merged = _merge(merged, own)
+    tree = _expand(merged)
     tree.setdefault("preset", Path(name_or_path).name.removesuffix(".toml"))
     for override in overrides:
         _override(tree, *_parse(override), f"--set {shorten(override)}")
@@ -238,33 +240,46 @@ def load_configuration(
     return configuration
 
 
-def _read_tree(name_or_path: str, seen: list[str]) -> dict[str, Any]:
-    """A preset's tables, merged over those of the preset that it extends."""
-    if name_or_path in seen:
-        raise UsageError(f"preset {name_or_path}: extends itself, by way of {' -> '.join(seen)}")
+def preset_texts(name_or_path: str) -> dict[str, str]:
+    """TOML text of a preset, and of those that it extends, by name or path. Raises UsageError."""
+    return {name: text for name, text, _ in _read_chain(name_or_path)}
+
+
+def _read_chain(name_or_path: str) -> list[tuple[str, str, dict[str, Any]]]:
+    """Name, text and tables of a preset and of those that it extends, itself first."""
+    chain: list[tuple[str, str, dict[str, Any]]] = []
+    wanted: str | None = name_or_path
+    while wanted is not None:
+        seen = [name for name, _, _ in chain]
+        if wanted in seen:
+            raise UsageError(f"preset {wanted}: extends itself, by way of {' -> '.join(seen)}")
+        text = _read_text(wanted)
+        try:
+            tree = parse_toml(text)
+        except ValueError as error:
+            raise UsageError(f"{shorten(wanted)}: not TOML: {shorten(str(error))}") from error
+        extended = tree.pop("extends", None)
+        if not isinstance(extended, str | None):
+            raise UsageError(f"{shorten(wanted)}: extends = {shorten(repr(extended))}: expected the name of a preset")
+        chain.append((wanted, text, tree))
+        beside = Path(wanted).parent / extended if extended else None
+        wanted = str(beside) if beside and beside.is_file() else extended
+    return chain
+
+
+def _read_text(name_or_path: str) -> str:
+    """The TOML text of a shipped preset or a file."""
     shipped, path = shipped_presets(), Path(name_or_path)
     if name_or_path in shipped:
-        text = shipped[name_or_path]
-    elif path.is_file():
+        return shipped[name_or_path]
+    if path.is_file():
         try:
-            text = path.read_text("utf-8")
+            return path.read_text("utf-8")
         except UnicodeDecodeError as error:
             raise UsageError(f"{shorten(name_or_path)}: not UTF-8: {error}") from error
-    elif path.suffix == ".toml" or "/" in name_or_path:
+    if path.suffix == ".toml" or "/" in name_or_path:
         raise UsageError(f"{shorten(name_or_path)}: no such preset file")
-    else:
-        raise UsageError(f"no preset {shorten(name_or_path)!r}{suggest(name_or_path, list(shipped))}")
-    try:
-        tree = parse_toml(text)
-    except ValueError as error:
-        raise UsageError(f"{shorten(name_or_path)}: not TOML: {shorten(str(error))}") from error
-    extended = tree.pop("extends", None)
-    if extended is None:
-        return tree
-    if not isinstance(extended, str):
-        raise UsageError(f"{shorten(name_or_path)}: extends = {shorten(repr(extended))}: expected the name of a preset")
-    beside = path.parent / extended
-    return _merge(_read_tree(str(beside) if beside.is_file() else extended, [*seen, name_or_path]), tree)
+    raise UsageError(f"no preset {shorten(name_or_path)!r}{suggest(name_or_path, list(shipped))}")
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -53,21 +53,41 @@ class Inputs:
         return streams | {f"validation {part.name}": part.images.fingerprint() for part in self.validation}
 
 
-def open_inputs(
-    configuration: Configuration, shards: Sequence[str], imagenet: str | None = None, validation: str | None = None
-) -> Inputs:
-    """Open the streams that the configuration names (or all of split "train"), and the validation images.
+def open_streams(
+    shards: Sequence[str],
+    imagenet: str | None = None,
+    names: Sequence[str] | None = None,
+    origin: str = "of --streams",
+) -> list[TrainStream]:
+    """Open the streams of these names, or all of split "train". A name stands for the streams of all datasets that
+    have it. What `imagenet` gives takes part in any case.
 
-    A name stands for the streams of all datasets that have it. What `imagenet` gives takes part in any case.
-
-    Those are at `validation`, or a held-out share of the natural images where the configuration says so, or by default
-    the datasets' natural streams of split "validation"; "none" means none. Raises UsageError.
+    `origin` says in messages who named them. Raises UsageError.
     """
     if not shards and not imagenet:
         raise UsageError("nothing to train on: give --shards DIR, --imagenet DIR or both")
     streams = [TrainStream(IMAGENET, "natural", open_images(imagenet))] if imagenet else []
-    streams += _open_datasets(shards, configuration, [stream.name for stream in streams])
-    streams = [_with_heads(stream, configuration) for stream in unique_names(streams)]
+    streams += _open_datasets(shards, names, [stream.name for stream in streams], origin)
+    return unique_names(streams)
+
+
+def open_inputs(
+    configuration: Configuration,
+    shards: Sequence[str],
+    imagenet: str | None = None,
+    validation: str | None = None,
+    opened: Sequence[TrainStream] | None = None,
+) -> Inputs:
+    """Open the streams that the configuration names (or all of split "train"), and the validation images.
+
+    `opened`: these streams, where they are open already. Validation images are at `validation`, or a held-out share of
+    the natural images where the configuration says so, or by default the datasets' natural streams of split
+    "validation"; "none" means none. Raises UsageError.
+    """
+    if opened is None:
+        origin = f"of preset {configuration.preset}, or --streams"
+        opened = open_streams(shards, imagenet, configuration.streams, origin)
+    streams = [_with_heads(stream, configuration) for stream in opened]
     if configuration.validation_share is not None:
         streams, held_out = hold_out(streams, configuration.validation_share, configuration.seed)
     elif validation == "none":
@@ -80,16 +100,17 @@ def open_inputs(
     return Inputs(streams, check_classes([*streams, *validated]), held_out)
 
 
-def _open_datasets(shards: Sequence[str], configuration: Configuration, others: Sequence[str]) -> list[TrainStream]:
+def _open_datasets(
+    shards: Sequence[str], names: Sequence[str] | None, others: Sequence[str], origin: str
+) -> list[TrainStream]:
     """Training streams of all datasets, or those of the names that one of them has."""
-    names = configuration.streams
     if names is None:
         return [stream for url in shards for stream in open_shards(url)]
     wanted = [name for name in names if name not in others]
     if wanted and not shards:
         raise UsageError(
-            f"streams {', '.join(wanted)} (of preset {configuration.preset}, or --streams): no dataset has them; give "
-            f"it with --shards DIR, or --streams {IMAGENET} to train on --imagenet alone"
+            f"streams {', '.join(wanted)} ({origin}): no dataset has them; give it with --shards DIR, or --streams "
+            f"{IMAGENET} to train on --imagenet alone"
         )
     if len(shards) == 1:
         return open_shards(shards[0], wanted) if wanted else []
@@ -99,7 +120,7 @@ def _open_datasets(shards: Sequence[str], configuration: Configuration, others: 
     everything = [name for url in shards for name in known[url]]
     for name in wanted:
         if name not in everything:
-            raise UsageError(f"--streams: no stream {name!r} in {', '.join(shards)}{suggest(name, everything)}")
+            raise UsageError(f"no stream {name!r} ({origin}) in {', '.join(shards)}{suggest(name, everything)}")
     chosen = {url: [name for name in wanted if name in known[url]] for url in shards}
     return [stream for url in shards if chosen[url] for stream in open_shards(url, chosen[url])]
 

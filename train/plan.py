@@ -37,7 +37,6 @@ class StagePlan:
     steps_per_epoch: int
     start: int
     steps: int
-    notes: tuple[str, ...] = ()  # what is left out, for people
 
     @property
     def stop(self) -> int:
@@ -83,11 +82,7 @@ def plan_stages(configuration: Configuration, inputs: Inputs) -> list[StagePlan]
         steps_per_epoch = -(-images // sum(batch_sizes[stream.name] for stream in leading))
         steps = stage.steps or (stage.epochs or 0) * steps_per_epoch
         start = plans[-1].stop if plans else 0
-        plans.append(
-            StagePlan(
-                index, stage, streams, batch_sizes, steps_per_epoch, start, steps, _left_out(stage, inputs.streams)
-            )
-        )
+        plans.append(StagePlan(index, stage, streams, batch_sizes, steps_per_epoch, start, steps))
     _check_image_sizes(configuration, plans)
     if configuration.heads:
         _check_heads(configuration, plans)
@@ -119,16 +114,6 @@ def _wanted(stage: Stage, stream: TrainStream) -> bool:
     """Whether a stage takes streams of this one's source. What comes from no dataset has none, and is taken."""
     wanted = stage.sources.get(stream.term)
     return wanted is None or stream.source is None or stream.source in wanted
-
-
-def _left_out(stage: Stage, streams: Sequence[TrainStream]) -> tuple[str, ...]:
-    """A line for each stream that a term would take, were it of another source."""
-    return tuple(
-        f"stream {stream.name} (source {stream.source}) takes no part in stage {stage.name}, which takes "
-        f"{' and '.join(stage.sources[stream.term])}"
-        for stream in streams
-        if stage.weight(stream.term) is not None and not _wanted(stage, stream)
-    )
 
 
 def divide_batches(stage: Stage, streams: Sequence[TrainStream]) -> dict[str, int]:
@@ -194,7 +179,7 @@ def image_size(images: Images) -> tuple[int, int]:
 
 
 def describe_plan(plans: Sequence[StagePlan], inputs: Inputs) -> list[str]:
-    """Streams, sizes and steps, as lines for people."""
+    """Streams, and what each stage takes of them with which weights, as lines for people."""
     used = {stream.name for plan in plans for stream in plan.streams}
     lines = ["# Streams"]
     for stream in inputs.streams:
@@ -205,7 +190,8 @@ def describe_plan(plans: Sequence[StagePlan], inputs: Inputs) -> list[str]:
     for plan in plans:
         batches = ", ".join(f"{count} {name}" for name, count in plan.batch_sizes.items())
         length = f"{plan.steps:,} steps, {plan.steps_per_epoch:,} an epoch"
-        lines.append(f"# Stage {plan.stage.name}: {length}; a step takes {batches}")
+        weights = ", ".join(f"{term} {plan.stage.weight(term):g}" for term in plan.term_counts)
+        lines.append(f"# Stage {plan.stage.name}: {length}; a step takes {batches}; weights {weights}")
     lines.append(f"# {plans[-1].stop:,} steps in all")
     return lines
 

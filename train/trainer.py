@@ -26,7 +26,7 @@ from .inputs import Inputs
 from .learner import Learner
 from .loader import StepLoader, UnreadableImageError
 from .metrics import Interval, Metrics, Written
-from .plan import StagePlan, augmentation_name, plan_stages
+from .plan import StagePlan, augmentation_name, describe_plan, plan_stages
 from .resume import load_optimizer, read_training
 from .run import LeftOutImages, RunFolder, UnreadableImage, without_place
 from .state_dicts import find_weights
@@ -143,7 +143,7 @@ def train(
     model = make_model(configuration.arch, len(inputs.class_names), heads)
     for side in (configuration.size, configuration.evaluation_size or configuration.size):
         check_size(model, configuration.arch, side)
-    init_sha256, notes = None, tuple(note for plan in plans for note in plan.notes)
+    init_sha256, notes = None, tuple(describe_plan(plans, inputs))
     if configuration.init == "required":
         raise UsageError(f"preset {configuration.preset} fine-tunes: give the classifier to start from with --init")
     if configuration.init != "random":

@@ -159,7 +159,6 @@ COMMANDS: dict[str, dict[str, tuple[list[str], list[str]]]] = {
                 "--imagenet",
                 "--out",
                 "--preset",
-                "--list-presets!",
                 "--steps",
                 "--streams",
                 "--lambda-int",
