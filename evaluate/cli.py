@@ -48,13 +48,18 @@ out_option = click.option(
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 
 
-def pick_device(request: str) -> str:
-    """The device that `--device` asks for. Raises UsageError where it is not there."""
+def pick_device(request: str, workers: int = 0, threads: int | None = None) -> str:
+    """The device that `--device` asks for; a CPU computes with so many threads, or with what `workers` leave it of the
+    cores. Raises UsageError where the device is not there."""
     import torch
 
-    from ..manifests.device import choose_device
+    from ..manifests.device import choose_device, count_threads
 
-    return choose_device(request, torch.cuda.device_count())
+    chosen = choose_device(request, torch.cuda.device_count())
+    count = threads or count_threads(workers)
+    if count:
+        torch.set_num_threads(count)
+    return chosen
 
 
 batch_option = click.option("--batch-size", default=64, show_default=True, type=click.IntRange(1, 65536))
@@ -118,10 +123,15 @@ workers_option = click.option(
 @click.option("--precision", default="fp32", show_default=True, type=click.Choice(["fp32", "bf16"]))
 @batch_option
 @workers_option
+@click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    help="CPU threads that compute. [default: OMP_NUM_THREADS, or the cores that it may use less --workers]",
+)
 def run(
     checkpoints: tuple[str, ...], datasets: tuple[str, ...], folders: tuple[str, ...], copies: tuple[str, ...],
     tables: tuple[str, ...], group_by: str | None, corruptions: int, out: Path, device: str, precision: str,
-    batch_size: int, workers: int, export: bool, **published: str | None,
+    batch_size: int, workers: int, threads: int | None, export: bool, **published: str | None,
 ) -> None:  # fmt: skip
     """Accuracy of checkpoints on test sets, side by side, as JSON and as one HTML page."""
     wanted = [f"{kind.replace('_', '-')}={location}" for kind, location in published.items() if location]
@@ -139,7 +149,7 @@ def run(
     from .run import load_candidates, make_corrupted, measure, open_test_sets
     from .test_sets.streams import open_streams
 
-    chosen = pick_device(device)
+    chosen = pick_device(device, workers, threads)
     candidates = load_candidates(checkpoints)
     test_sets = open_test_sets([*(f"shards={dataset}" for dataset in datasets), *wanted], group_by)
     with open_results(out) as results:

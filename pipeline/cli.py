@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from ..manifests.console import LONGEST_MESSAGE, command_arguments, exit_codes
+from ..manifests.device import count_cores
 from ..manifests.errors import GenintError, UsageError, mask_credentials, shorten
 
 if TYPE_CHECKING:
@@ -386,7 +387,7 @@ def _complete(
     settings = WorkerSettings(
         storage.absolute, dataset.entry.digest, worker_device, ingredients.weights, ingredients.given_roots
     )
-    cores = pool.workers or len(os.sched_getaffinity(0))
+    cores = pool.workers or count_cores()
     for line in warn_of_long_work(dataset, names, worker_device, cores):
         click.echo(f"warning: {line}", err=True)
     lost_workers = 0

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from genint.manifests import device
-from genint.manifests.device import choose_device
+from genint.manifests.device import choose_device, count_cores, count_threads
 from genint.manifests.errors import UsageError
 from genint.train.distributed import rank_device
 
@@ -47,3 +47,23 @@ def test_a_rank_takes_its_own_gpu_or_the_only_one_that_it_is_shown(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: num_gpus)
     assert rank_device("cuda", local_rank) == torch.device(chosen)
+
+
+@pytest.mark.parametrize(
+    ("share", "cores"), [("max 100000", 6), ("250000 100000", 2), ("50000 100000", 1), ("900000 100000", 6), ("?", 6)]
+)
+def test_cores_are_those_of_the_process_and_of_its_container(
+    share: str, cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cpu.max").write_text(f"{share}\n")
+    monkeypatch.setattr(device, "SHARE_FILE", tmp_path / "cpu.max")
+    monkeypatch.setattr(device.os, "sched_getaffinity", lambda _: set(range(6)))
+    assert count_cores() == cores
+
+
+def test_threads_and_loaders_share_the_cores_between_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "count_cores", lambda: 16)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert count_threads(workers=2) is None
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert [count_threads(0), count_threads(4), count_threads(2, processes=4), count_threads(20)] == [16, 12, 2, 1]

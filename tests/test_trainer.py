@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -139,8 +140,23 @@ def test_another_configuration_is_refused_by_what_changed(reference: Path, tmp_p
     changes = f"stages.train.lambda_int: {before} -> 0.5; stages.train.lr: 0.05 -> 0.1"
     with pytest.raises(UsageError, match=rf"{changes} \(to go on as it was, --preset .*; or name a new folder\)$"):
         run(configure("steps=1", "lambda_int=0.5", "lr=0.1"), reference, tmp_path)
-    with pytest.raises(UsageError, match=r"stream interventional: .* -> absent"):
-        run(configure("steps=1", 'streams=["natural", "observational"]'), reference, tmp_path)
+    with pytest.raises(UsageError, match=r"stages\.train\.sources\.int: .*; stream observational: absent -> "):
+        run(configure("steps=1", 'sources.int=["observational"]'), reference, tmp_path)
+
+
+def test_a_stream_that_takes_no_part_need_not_be_whole_and_may_change(reference: Path, tmp_path: Path):
+    dataset = tmp_path / "dataset"
+    shutil.copytree(reference, dataset)
+    for shard in (dataset / "observational").rglob("*.tar"):
+        shard.write_bytes(b"")
+    run(configure("steps=1"), dataset, tmp_path / "run")
+    # A run of an earlier version has noted it.
+    identity = {
+        key: of for key, of in json.loads((tmp_path / "run" / "run.json").read_text()).items() if key != "sha256"
+    }
+    assert "stream observational" not in identity
+    RunFolder(tmp_path / "run").create(configure("steps=1"), {**identity, "stream observational": {"kind": "genint"}})
+    assert run(configure("steps=2"), dataset, tmp_path / "run")[-1].step == 2
 
 
 def test_a_run_that_is_under_way_is_left_to_its_process(reference: Path, tmp_path: Path):

@@ -27,8 +27,10 @@ def main() -> None:
     with exit_codes():
         try:
             arguments = command_arguments()
-            command, rest = (presets, arguments[1:]) if arguments[:1] == ["presets"] else (train, arguments)
-            code = command(rest, standalone_mode=False)
+            if arguments[:1] == ["presets"]:
+                code = presets(arguments[1:], "genint-train presets", standalone_mode=False)
+            else:
+                code = train(arguments, standalone_mode=False)
         except click.ClickException as error:
             if len(error.format_message()) > LONGEST_MESSAGE:
                 raise UsageError(error.format_message()) from error
@@ -40,7 +42,7 @@ def main() -> None:
             sys.exit(code)
 
 
-@click.command("genint-train presets", context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("name", required=False)
 @click.option("--differences", is_flag=True, help="What each says of where the paper and its released code disagree.")
 def presets(name: str | None, differences: bool) -> None:
@@ -103,6 +105,11 @@ def presets(name: str | None, differences: bool) -> None:
 @click.option("--workers", type=click.IntRange(min=0), default=0, show_default=True, help="Processes that read images.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    help="CPU threads that compute. [default: OMP_NUM_THREADS, or the cores that it may use less --workers]",
+)
+@click.option(
     "--accumulate", type=click.IntRange(min=1), default=1, show_default=True, help="Parts that a step is computed in."
 )
 @click.option("--keep", type=click.IntRange(min=1), default=3, show_default=True, help="Numbered checkpoints to keep.")
@@ -140,6 +147,7 @@ def train(
     dry_run: bool,
     workers: int,
     device: str,
+    threads: int | None,
     accumulate: int,
     keep: int,
     log_every: int,
@@ -148,7 +156,7 @@ def train(
     verify: bool,
     skip_unreadable: bool,
 ) -> int:
-    """Train a classifier on natural, generated and transferred images with equation 1 of the paper.
+    """Train a classifier on natural, generated, transferred and counterfactual images with equation 1 of the paper.
 
     The same command continues what was interrupted.
     """
@@ -198,6 +206,7 @@ def train(
         return 0
     if out is None:
         raise UsageError("--out RUN is missing: the folder of the run")
+    _set_threads(threads, workers)
     return _train(configuration, inputs, out, device, settings, note)
 
 
@@ -244,6 +253,17 @@ def _train(
             return 128 + stopped
         click.echo(f"checkpoint: {out / 'last.pt'}")
         return 0
+
+
+def _set_threads(threads: int | None, workers: int) -> None:
+    """As many as asked for, or as the cores and the loaders leave to each process of the run on this machine."""
+    import torch
+
+    from ..manifests.device import count_threads
+
+    chosen = threads or count_threads(workers, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    if chosen:
+        torch.set_num_threads(chosen)
 
 
 def _command() -> str:

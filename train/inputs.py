@@ -1,6 +1,6 @@
 """What a run reads: its training streams, and the natural images it is validated on."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -41,6 +41,12 @@ class Inputs:
     streams: list[TrainStream]
     class_names: tuple[str, ...]
     validation: list[ValidationImages]
+
+    def only(self, names: Collection[str]) -> tuple["Inputs", list[str]]:
+        """The same with the training streams of these names alone, and the names of the others: what takes no part
+        need not be whole, and may change."""
+        others = [stream.name for stream in self.streams if stream.name not in names]
+        return replace(self, streams=[stream for stream in self.streams if stream.name in names]), others
 
     def check(self) -> None:
         """Raise FormatError for what is cheap to find before training starts."""

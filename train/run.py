@@ -56,11 +56,18 @@ class RunFolder:
         if IDENTITY not in found and found - leftovers:
             raise UsageError(f"--out {self.path}: holds something else than a run (no {IDENTITY}); name a new folder")
 
-    def check_same(self, configuration: Configuration, identity: Mapping[str, Any], sealed: bool = True) -> None:
+    def check_same(
+        self,
+        configuration: Configuration,
+        identity: Mapping[str, Any],
+        sealed: bool = True,
+        unused: Iterable[str] = (),
+    ) -> None:
         """Raise UsageError that names what changed since the run began. Its last stage may change its length, where
         its learning rate does not follow it.
 
-        sealed: whether `run.json` has its own digest, which those of earlier versions lack.
+        sealed: whether `run.json` has its own digest, which those of earlier versions lack. unused: streams that are
+        there and take no part, of which earlier versions took note.
         """
         path = self.path / IDENTITY
         if not path.is_file():
@@ -75,7 +82,7 @@ class RunFolder:
             raise FormatError(f"{path}: altered since the run wrote it; restore it from a copy, or name a new folder")
         last = configuration.stages[-1]
         lengths = {f"stages.{last.name}.epochs", f"stages.{last.name}.steps"}
-        free = lengths if last.schedule == "steps" else set()
+        free = {f"stream {name}" for name in unused} | (lengths if last.schedule == "steps" else set())
         # A run of an earlier version has no entry of keys that are new since; it has gone by their defaults.
         before = {**{key: value for key, value in configuration.defaults().items() if key in identity}, **before}
         changed = [

@@ -144,6 +144,7 @@ def train(
     for side in (configuration.size, configuration.evaluation_size or configuration.size):
         check_size(model, configuration.arch, side)
     init_sha256, notes = None, tuple(describe_plan(plans, inputs))
+    inputs, unused = inputs.only({stream.name for plan in plans for stream in plan.streams})
     if configuration.init == "required":
         raise UsageError(f"preset {configuration.preset} fine-tunes: give the classifier to start from with --init")
     if configuration.init != "random":
@@ -152,7 +153,8 @@ def train(
     identity = identify(configuration, inputs, init_sha256)
     ranks.agree({**identity, **settings.shared(), "genint": version("genint"), "torch": torch.__version__})
     content = ranks.share(folder.load_last)
-    ranks.share(lambda: folder.check_same(configuration, identity, sealed=content is None or "metrics" in content))
+    sealed = content is None or "metrics" in content
+    ranks.share(lambda: folder.check_same(configuration, identity, sealed, unused))
     if not settings.skip_unreadable:
         inputs.check()
 

@@ -14,6 +14,7 @@ from typing import Protocol
 
 import torch
 
+from ...manifests.device import count_cores
 from ...manifests.manifest import Record
 from .worker import Task, Worker, WorkerSettings
 
@@ -153,11 +154,6 @@ def list_devices(device: str) -> list[str]:
 def choose_encoders(cores: float) -> int:
     """Encoding threads of a worker that has so many cores: one is left to the worker itself."""
     return min(MOST_ENCODERS, max(LEAST_ENCODERS, int(cores) - 1))
-
-
-def count_cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 class _LocalWorker:

@@ -16,6 +16,7 @@ import ray
 from ray.exceptions import RayActorError, RayError
 from ray.util.scheduling_strategies import NodeLabelSchedulingStrategy, NotIn
 
+from ...manifests.device import count_cores
 from ...manifests.errors import GenintError, UsageError
 from ...manifests.manifest import Record
 from .executor import LEAST_ENCODERS, Place, WorkerHandle, choose_encoders
@@ -164,7 +165,7 @@ def _connect(address: str | None, num_workers: int | None) -> None:
         # Ray would else leave a token in the home, about which later clusters and drivers disagree.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     # Nothing but "local" keeps Ray from what RAY_ADDRESS names, or from a cluster that runs on this machine.
-    cpus = max(num_workers or 0, len(os.sched_getaffinity(0))) if here else None
+    cpus = max(num_workers or 0, count_cores()) if here else None
     try:
         ray.init(
             address=address or "local", num_cpus=cpus, logging_level="error", log_to_driver=False,
