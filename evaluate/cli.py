@@ -125,7 +125,7 @@ workers_option = click.option(
 @workers_option
 @click.option(
     "--threads",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, 1024),
     help="CPU threads that compute. [default: OMP_NUM_THREADS, or the cores that it may use less --workers]",
 )
 def run(

@@ -106,7 +106,7 @@ def presets(name: str | None, differences: bool) -> None:
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option(
     "--threads",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, 1024),
     help="CPU threads that compute. [default: OMP_NUM_THREADS, or the cores that it may use less --workers]",
 )
 @click.option(

@@ -163,6 +163,9 @@ COMMANDS: dict[str, dict[str, tuple[list[str], list[str]]]] = {
                 "--streams",
                 "--lambda-int",
                 "--lambda-transfer",
+                "--lambda-counterfactual",
+                "--heads",
+                "--threads",
                 "--as-released!",
                 "--bn-statistics",
                 "--arch",
@@ -180,6 +183,7 @@ COMMANDS: dict[str, dict[str, tuple[list[str], list[str]]]] = {
                 "--no-verify!",
             ],
         ),
+        "presets": (["mini-erm"], ["--differences!"]),
     },
     "evaluate": {
         "run": (
@@ -290,6 +294,7 @@ GOOD = {
     "--arch": ["squeezenet1_1"],
     "--log-every": ["1"],
     "--streams": ["natural"],
+    "--threads": ["1"],
 }
 
 
@@ -326,7 +331,7 @@ def arguments_of(rng: random.Random) -> tuple[str, list[str]]:
         )
         and rng.random() < 0.93
     ]
-    if program == "train":
+    if program == "train" and not command:
         required += ["--preset", "--steps"]
         words += (
             ["--set", "batch_sizes.natural=4", "--set", "arch=squeezenet1_1", "--device", "cpu"]
