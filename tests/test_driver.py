@@ -38,6 +38,9 @@ class ThreadWorker:
         self._pool = pool
         self._thread = ThreadPoolExecutor(1)
         self.ready: Future[None] = self._thread.submit(pool.start, place) if place else Future()
+        if place is None and pool.unplaced_losses:
+            pool.unplaced_losses -= 1
+            self.ready.set_exception(BrokenExecutor("never ran"))
 
     def submit(self, task: Task) -> Future[Record]:
         return self._thread.submit(self._make, task)
@@ -50,7 +53,7 @@ class ThreadWorker:
 
     def close(self) -> None:
         self._thread.shutdown()
-        self._pool.free.append(self.place)
+        self._pool.free.append(self._pool.joining.pop() if self._pool.joining else self.place)
 
 
 @dataclass
@@ -64,6 +67,8 @@ class ThreadPool:
     starts: list[Place | None] = field(default_factory=list)
     tried: list[tuple[str, int, Place]] = field(default_factory=list)
     killed: bool = False
+    unplaced_losses: int = 0  # of workers without a place, so many are lost at once
+    joining: list[Place] = field(default_factory=list)  # places that take those of workers that are let go
     _avoided: set[Place | None] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -176,6 +181,19 @@ def test_a_worker_that_never_gets_a_place_holds_up_nobody_and_is_mentioned(
     build, said = run(dataset, ThreadPool([GOOD, None], fails_at(BAD, STICKY)))
     assert len(build.made) == SHARDS
     assert [line for line in said if line.startswith("no free GPU for 1 of 2 workers")]
+
+
+def test_workers_lost_together_before_they_had_a_place_count_once(dataset: Dataset) -> None:
+    pool = ThreadPool([None, None, None], unplaced_losses=3, joining=[GOOD])
+    build, _ = run(dataset, pool)
+    assert (len(build.made), build.faults) == (SHARDS, {})
+
+
+def test_workers_that_never_come_to_a_place_end_the_build_after_three_attempts(dataset: Dataset) -> None:
+    pool = ThreadPool([None], unplaced_losses=9)
+    with pytest.raises(GenintError, match="a worker cannot start: BrokenExecutor: never ran"):
+        run(dataset, pool)
+    assert len(pool.starts) == driver.MAX_FRUITLESS
 
 
 def test_a_worker_is_replaced_after_a_fault_and_its_place_kept_where_the_next_one_works(dataset: Dataset) -> None:

@@ -133,6 +133,7 @@ class Build:
     _idle: deque[Hired] = field(default_factory=deque)
     _running: dict[Future[Record], tuple[Task, Hired]] = field(default_factory=dict)
     _fruitless: Counter[Place | None] = field(default_factory=Counter)
+    _unplaced: float = 0.0  # when workers without a place were last lost
     _reason: str = ""  # why a place is avoided
 
     def stop(self) -> None:
@@ -240,6 +241,7 @@ class Build:
             error = worker.handle.ready.exception()
             if error is None:
                 self._idle.append(worker)
+                self._fruitless.pop(None, None)
                 continue
             reason = describe_error(error)
             # What genint itself refuses will be refused again.
@@ -277,6 +279,11 @@ class Build:
         place = worker.place
         if worker.shards or self.pool.is_avoided(place):
             return False
+        if place is None:
+            # A node that dies takes all that were on their way to it: they count once, and their successors next.
+            if worker.since < self._unplaced:
+                return False
+            self._unplaced = time.monotonic()
         self._fruitless[place] += 1
         if self._fruitless[place] < attempts:
             return False

@@ -22,7 +22,8 @@ def map_ahead(
     waiting: deque[Future[Result]] = deque()
     for item in items:
         waiting.append(pool.submit(function, item))
-        if len(waiting) > ahead or waiting[0].done():
+        # All that is done at once: one out for each one in wakes a thread for every item, at twice the processor time.
+        while waiting and (len(waiting) > ahead or waiting[0].done()):
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()
