@@ -271,7 +271,9 @@ def test_papers_numbers_stand_beside_official_sets_alone(tmp_path):
 
 
 def test_presets_of_tables_1_to_3_are_found_in_the_papers_tables():
-    presets = [name for name in shipped_presets() if re.match("resnet(18|152)-", name) and "figure" not in name]
+    # Of figure 5, and the field's stronger baselines, which the paper does not have.
+    others = re.compile("figure-5|augmix|cutmix|label-smoothing|randaugment|random-erasing|trivialaugment")
+    presets = [name for name in shipped_presets() if re.match("resnet(18|152)-", name) and not others.search(name)]
     assert len(presets) > 20
     assert [name for name in presets if paper_accuracy(name, "objectnet:genint") is None] == []
 
