@@ -44,7 +44,7 @@ class Learner:
         self.configuration, self.num_classes = configuration, num_classes
         self.ranks, self.accumulate = ranks, accumulate
         self.preprocessing = preprocessing_of(configuration)
-        self._format = torch.channels_last if configuration.channels_last else torch.contiguous_format
+        self._format = _memory_format(configuration)
         self.model = model.to(ranks.device)
         self.model.to(memory_format=self._format)  # type: ignore[call-overload]  # missing in torch's annotations
         self._natural = NaturalStatistics(self.model) if configuration.bn_statistics == "natural" else None
@@ -67,7 +67,7 @@ class Learner:
 
     def gradients(self, batch: StepBatch) -> Tensor:
         """Backward pass of equation 1. Returns this rank's share of each loss, in the order of `weights`, detached."""
-        images, labels = self._prepare(batch)
+        images, labels = prepare_batch(batch, self.plan, self.configuration, self.num_classes, self.ranks.device)
         # Dropout and stochastic depth draw by step and rank, so that no generator has to be saved.
         torch.manual_seed(
             int(random_words(self.configuration.seed, "step", batch.step, self.ranks.rank, count=1)[0] >> 1)
@@ -169,22 +169,6 @@ class Learner:
         hits = ranked == labels.to(self.ranks.device)[:, None]
         return torch.stack([hits[:, 0].sum(), hits.any(1).sum(), hits.new_tensor(len(hits), dtype=torch.long)]).double()
 
-    def _prepare(self, batch: StepBatch) -> tuple[dict[Term, Tensor], dict[Term, Tensor]]:
-        """Normalised images and labels by term, on the device; natural ones mixed where the stage says so."""
-        stage, device = self.plan.stage, self.ranks.device
-        images: dict[Term, Tensor] = {}
-        labels: dict[Term, Tensor] = {}
-        for term in self.plan.term_counts:
-            names = [stream.name for stream in self.plan.streams if stream.term == term]
-            raw = torch.cat([batch.images[name].to(device, non_blocking=True) for name in names])
-            images[term] = self.preprocessing.normalize(raw).contiguous(memory_format=self._format)
-            labels[term] = torch.cat([batch.labels[name].to(device, non_blocking=True) for name in names])
-        if (stage.mixup or stage.cutmix) and len(images["natural"]):
-            images["natural"], labels["natural"] = mix_images(
-                images["natural"], labels["natural"], self.num_classes, stage, self.configuration.seed, batch.step
-            )
-        return images, labels
-
     def _train_mode(self) -> None:
         self.model.train()
         if self.configuration.freeze_batch_norm:
@@ -195,6 +179,30 @@ class Learner:
     def _autocast(self) -> torch.autocast:
         enabled = self.configuration.precision == "bf16"
         return torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=enabled)
+
+
+def prepare_batch(
+    batch: StepBatch, plan: StagePlan, configuration: Configuration, num_classes: int, device: torch.device
+) -> tuple[dict[Term, Tensor], dict[Term, Tensor]]:
+    """Normalised images and labels by term, on the device; natural ones mixed where the stage says so."""
+    stage, preprocessing = plan.stage, preprocessing_of(configuration)
+    memory_format = _memory_format(configuration)
+    images: dict[Term, Tensor] = {}
+    labels: dict[Term, Tensor] = {}
+    for term in plan.term_counts:
+        names = [stream.name for stream in plan.streams if stream.term == term]
+        raw = torch.cat([batch.images[name].to(device, non_blocking=True) for name in names])
+        images[term] = preprocessing.normalize(raw).contiguous(memory_format=memory_format)
+        labels[term] = torch.cat([batch.labels[name].to(device, non_blocking=True) for name in names])
+    if (stage.mixup or stage.cutmix) and len(images["natural"]):
+        images["natural"], labels["natural"] = mix_images(
+            images["natural"], labels["natural"], num_classes, stage, configuration.seed, batch.step
+        )
+    return images, labels
+
+
+def _memory_format(configuration: Configuration) -> torch.memory_format:
+    return torch.channels_last if configuration.channels_last else torch.contiguous_format
 
 
 def preprocessing_of(configuration: Configuration) -> Preprocessing:
