@@ -358,3 +358,10 @@ def test_refused_recipe_writes_nothing_and_exits_with_2(run_cli: RunCli, tiny_re
 def test_numbers_that_would_become_others_are_refused(override: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         load_recipe("mini", [override])
+
+
+def test_more_samples_than_can_be_numbered_are_refused(run_cli: Callable[..., Any], tmp_path: Path) -> None:
+    override = "streams.observational.latents_per_class=1000000000000000000"
+    refused = run_cli("build-shards", "mini", "--dry-run", "--out", tmp_path / "out", "--set", override)
+    assert refused.exit_code == 2 and refused.err.count("\n") == 1
+    assert "stream observational: 10,000,000,000,000,000,000 samples, more than 9,007,199,254,740,992" in refused.err

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ..errors import FormatError, shorten
+from ..errors import FormatError, RecipeError, shorten
 from ..randomness import Permutation
 
 if TYPE_CHECKING:
@@ -207,6 +207,10 @@ def locate_in_classes(
     return places, firsts[stage] + added, ranks
 
 
+# Products of sample numbers stay within 64 bits, and estimates within what floating point holds exactly.
+MOST_SAMPLES = 2**53
+
+
 @dataclass(frozen=True)
 class _Stage:
     """Samples that joined together: where they begin among samples and shards, and their order."""
@@ -228,7 +232,13 @@ class StreamPlan:
 
     @cached_property
     def count(self) -> int:
-        return self.stream.count(self.facts)
+        """Raises RecipeError where it is beyond what 64 bits can number."""
+        count = self.stream.count(self.facts)
+        if count > MOST_SAMPLES:
+            raise RecipeError(
+                f"stream {self.stream.name}: {count:,} samples, more than {MOST_SAMPLES:,}: ask for fewer"
+            )
+        return count
 
     @cached_property
     def num_shards(self) -> int:

@@ -128,6 +128,7 @@ def gather(
     )
     for stream in recipe.streams:
         stream.check(everything)
+        _ = everything.plan(stream.name).count  # raises where samples are too many
     networks |= find_networks(recipe, "weights", bound, known_only=timing_only)
     ingredients = Ingredients(recipe, weights, generator, everything, networks, frozenset(bound), untrained)
     for stream in recipe.streams:
