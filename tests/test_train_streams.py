@@ -10,7 +10,7 @@ import pytest
 import webdataset
 from genint.manifests.errors import FormatError, UsageError
 from genint.manifests.inputs import imagenet_wnids
-from genint.manifests.manifest import MANIFEST
+from genint.manifests.manifest import MANIFEST, Manifest
 from genint.manifests.tar_inputs import list_input
 from genint.train.streams import Images, TrainStream, check_classes, open_images, open_shards, unique_names
 from PIL import Image
@@ -49,7 +49,7 @@ def copied(reference: Path, tmp_path: Path) -> Path:
 def edit_manifest(dataset: Path, stream: int, **values: object) -> None:
     manifest = json.loads((dataset / MANIFEST).read_text())
     manifest["streams"][stream].update(values)
-    (dataset / MANIFEST).write_text(json.dumps(manifest))
+    (dataset / MANIFEST).write_bytes(Manifest.from_json(json.dumps(manifest).encode(), MANIFEST).to_json())
 
 
 def test_a_dataset_gives_its_training_streams_with_their_terms(reference: Path) -> None:

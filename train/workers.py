@@ -126,12 +126,25 @@ def load_items(
 @contextmanager
 def _without_stop_signals() -> Iterator[None]:
     """Hold SIGINT and SIGTERM back for a moment. A handler that raises would leave workers that nobody ends, and those
-    that are forked meanwhile would have it too."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    that are forked meanwhile would have it too.
+
+    Handlers, not a mask: another thread that has none takes a signal, and Python handles it in the main thread at once.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, frame: held.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        for held_number in held:
+            signal.raise_signal(held_number)
 
 
 def _check_sockets() -> None:
