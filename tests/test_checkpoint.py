@@ -264,3 +264,11 @@ def test_archs_with_heads_for_training_alone_give_one_tensor_of_logits():
     check_size(model, "googlenet", 32)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert model.train()(torch.zeros(2, 3, 32, 32)).shape == (2, 4)
+
+
+def test_half_a_resnet_has_half_the_channels_of_every_layer():
+    half, whole = make_model("resnet18-half", 10).state_dict(), make_model("resnet18", 10).state_dict()
+    assert list(half) == list(whole)
+    for name, tensor in whole.items():
+        # Channels are 64 and more, kernels and classes fewer.
+        assert list(half[name].shape) == [length // 2 if length >= 64 else length for length in tensor.shape], name

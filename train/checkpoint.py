@@ -25,8 +25,8 @@ from ..manifests.inputs import imagenet_wnids
 from ..manifests.pictures import resized_size
 from ..manifests.shard import sync_folder
 from ..manifests.weights import DAMAGE, has_checksums
+from .classifiers import OWN_ARCHS
 from .heads import add_heads, find_heads, head_logits
-from .mnist_cnn import MnistCnn
 from .state_dicts import find_weights, read_file
 from .stream_images import Head
 from .vision import models, v2
@@ -39,7 +39,6 @@ BEST = "best.pt"
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-MNIST_CNN: Final = "mnist-cnn"
 LARGEST_SIDE = 10_000  # px that a checkpoint may ask pictures to be resized to
 
 Interpolation = Literal["bilinear", "bicubic"]
@@ -143,7 +142,7 @@ class _Described(BaseModel):
 
 def known_archs() -> list[str]:
     """torchvision's classification architectures, and our own."""
-    return [*models.list_models(module=models), MNIST_CNN]
+    return [*models.list_models(module=models), *OWN_ARCHS]
 
 
 def check_arch(arch: str) -> None:
@@ -160,8 +159,8 @@ def make_model(arch: str, num_classes: int, heads: Sequence[str] = ()) -> nn.Mod
     `Heads`). Raises UsageError where there is no such."""
     check_arch(arch)
     model: nn.Module
-    if arch == MNIST_CNN:
-        model = MnistCnn(num_classes)
+    if arch in OWN_ARCHS:
+        model = OWN_ARCHS[arch](num_classes)
     else:
         model = models.get_model(arch, weights=None, num_classes=num_classes, **AUXILIARY.get(arch, {}))
     if heads:
@@ -388,7 +387,7 @@ def explain(error: ValidationError) -> str:
 
 def _published_preprocessing(arch: str, model: nn.Module) -> Preprocessing:
     """That of the first weights which torchvision published of an arch, for the size that the model takes."""
-    if arch == MNIST_CNN:
+    if arch in OWN_ARCHS:
         return Preprocessing()
     side = getattr(model, "image_size", None)
     known = [_preprocessing_of(weights) for weights in models.get_model_weights(arch)]
@@ -407,7 +406,7 @@ def _load_torchvision(location: str) -> Classifier:
     """Weights that torchvision downloads, or finds in its cache."""
     _, arch, *rest = location.split(":")
     check_arch(arch)
-    if arch == MNIST_CNN:
+    if arch in OWN_ARCHS:
         raise UsageError(f"{location}: torchvision has no {arch}; give a checkpoint of genint-train")
     known = models.get_model_weights(arch)
     try:

@@ -91,7 +91,7 @@ def presets(name: str | None, differences: bool) -> None:
 @click.option(
     "--bn-statistics", type=click.Choice(["mixed", "natural"]), help="What batch norm's running statistics see."
 )
-@click.option("--arch", help="Any torchvision classifier, such as resnet50, or mnist-cnn.")
+@click.option("--arch", help="Any torchvision classifier, such as resnet50, or mnist-cnn or resnet18-half.")
 @click.option("--init", metavar="CHECKPOINT", help="Fine-tune a run, a checkpoint file, or torchvision:ARCH[:WEIGHTS].")
 @click.option("--seed", type=click.IntRange(min=0), help="Of weights, order and augmentation.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any key of the preset; repeatable.")

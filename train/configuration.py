@@ -110,7 +110,9 @@ class Configuration(Table):
     """All that decides what a run learns, given its streams."""
 
     preset: str = Field(description="The preset it comes from.")
-    arch: str = Field("resnet18", description="Any torchvision classifier, or mnist-cnn.")
+    arch: str = Field(
+        "resnet18", description="Any torchvision classifier, or mnist-cnn, or resnet18-half: half the channels."
+    )
     init: str = Field(
         "random",
         description='Weights to start from: "random", "required" (by --init), a checkpoint, or torchvision:ARCH.',
