@@ -794,6 +794,8 @@ def inspect(dataset: str, key: str, sheet: Path | None, inputs: tuple[str, ...])
     from ..manifests.dataset import load_dataset
     from .release.inspect_sample import inspect_sample
 
+    if sheet is not None:
+        check_png("--sheet", sheet)
     click.echo(json.dumps(inspect_sample(load_dataset(dataset, parse_inputs(inputs)), key, sheet), indent=2))
 
 
@@ -816,10 +818,15 @@ def interpolate(
         first, last = (int(label) for label in class_text.split(","))
     except ValueError as error:
         raise UsageError(f"--classes {class_text}: expected two class labels such as 0,1") from error
-    if out.suffix != ".png" or not out.parent.is_dir():
-        raise UsageError(f"--out {out}: expected a .png in a folder that exists")
+    check_png("--out", out)
     draw_interpolation(cgn, mechanism, (first, last), steps, latents, truncation, seed).save(out)
     click.echo(out)
+
+
+def check_png(option: str, path: Path) -> None:
+    """Raise UsageError where no picture can be written to `path`, before it is drawn."""
+    if path.suffix != ".png" or not path.parent.is_dir():
+        raise UsageError(f"{option} {shorten(str(path))}: expected a .png in a folder that exists")
 
 
 @cli.command("fit-generator")

@@ -37,7 +37,7 @@ class MnistCnn(nn.Module):
         return logits
 
 
-class HalfResNet18(models.ResNet):
+class HalfResNet18(models.ResNet):  # type: ignore[misc]  # torchvision is not annotated
     """torchvision's ResNet-18 with half the channels in every layer: images [N, 3, H, W] to logits [N, num_classes].
 
     torchvision has no width for basic blocks, so that all that depends on it is made again.

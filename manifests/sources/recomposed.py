@@ -14,6 +14,9 @@ from .generated import PACKAGE_BOUND
 from .references import class_members, labelled_stream, refer
 from .stream import Facts, InputKind, Name, Rehearsal, Role, Sample, Stream
 
+# Finds objects without a network, from each picture's own colours.
+GRABCUT = "grabcut"
+
 # Third counter word: what draws are for.
 DRAWS, LATENT = 0, 1
 
@@ -39,8 +42,8 @@ class RecomposedStream(Stream):
     truncation: float = Field(1.0, gt=0, le=1, description="t of the CGN's latents; of the BigGAN form alone.")
     saliency: Name | None = Field(
         None,
-        description='Name of the network that finds objects: "mini-saliency" (shipped), "u2net" or another input. By '
-        "default pictures bring their own mask.png.",
+        description='What finds objects: the name of a network, "mini-saliency" (shipped), "u2net" or another input, '
+        'or "grabcut", which is trained on nothing (Rother et al. 2004). By default pictures bring their own mask.png.',
     )
     normalise: bool = Field(True, description="Whether u2net gets ImageNet-normalised pictures.")
     threshold: float = Field(0.5, gt=0, lt=1, description="Saliency above which a pixel is object.")
@@ -65,12 +68,17 @@ class RecomposedStream(Stream):
             raise ValueError("expected one of background and cgn")
         if self.mask_range[0] > self.mask_range[1]:
             raise ValueError(f"mask_range = {self.mask_range}: the least is more than the largest")
-        if self.saliency is not None and self.crop is None:
+        if self.saliency_network is not None and self.crop is None:
             raise ValueError("saliency needs pictures of one size: give crop")
         return self
 
+    @property
+    def saliency_network(self) -> Name | None:
+        """The network that finds objects, where one does."""
+        return None if self.saliency == GRABCUT else self.saliency
+
     def inputs(self) -> Mapping[str, InputKind]:
-        saliency: dict[str, InputKind] = {self.saliency: "weights"} if self.saliency else {}
+        saliency: dict[str, InputKind] = {self.saliency_network: "weights"} if self.saliency_network else {}
         return saliency | ({self.cgn: "cgn"} if self.cgn else {})
 
     def reads(self) -> Mapping[str, InputKind]:
@@ -92,8 +100,8 @@ class RecomposedStream(Stream):
             if self.saliency is None and not (name in facts.streams and facts.streams[name].has_masks):
                 what = "an input's pictures have" if name not in facts.streams else "the stream has"
                 raise RecipeError(
-                    f"streams.{self.name}.{key} = {name!r}: {what} no masks; name a network that finds objects with "
-                    'saliency = "u2net"'
+                    f"streams.{self.name}.{key} = {name!r}: {what} no masks; name what finds objects with "
+                    'saliency = "u2net", or "grabcut", which needs no weights'
                 )
         if self.cgn is not None and facts.cgns[self.cgn].form == "mnist" and self.truncation != 1.0:
             raise RecipeError(

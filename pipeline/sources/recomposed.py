@@ -28,6 +28,7 @@ from .rendering import RenderContext, Rendered
 # Of inpainting: how far from a lost pixel known ones count.
 INPAINT_RADIUS = 3
 STAND_IN_SIDE = 256
+GRABCUT_ROUNDS = 5
 
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -69,11 +70,12 @@ def read_cut(context: RenderContext, stream: RecomposedStream, sample: Sample) -
 
 def check_saliency(stream: RecomposedStream, facts: Facts, roots: Mapping[str, str]) -> None:
     """Raise UsageError where the file is no saliency network."""
-    if stream.saliency is not None and stream.saliency in roots:
+    network = stream.saliency_network
+    if network is not None and network in roots:
         try:
-            load_saliency(roots[stream.saliency], stream.normalise)
+            load_saliency(roots[network], stream.normalise)
         except FormatError as error:
-            raise UsageError(f"input {stream.saliency}: {error}") from error
+            raise UsageError(f"input {network}: {error}") from error
 
 
 def remove_object(pixels: Pixels, mask: Mask, grow: int) -> Pixels:
@@ -93,6 +95,27 @@ def feathered(mask: Mask, deviation: float) -> NDArray[np.float32]:
         return hard
     soft: NDArray[np.float32] = cv2.GaussianBlur(hard, (0, 0), deviation, borderType=cv2.BORDER_REPLICATE)
     return soft
+
+
+def find_by_grabcut(pixels: Pixels) -> Mask:
+    """The object's mask [H, W] in a picture [H, W, 3], by GrabCut (Rother et al. 2004) from the picture alone.
+
+    It starts from a frame that is background, a 32nd of the shorter side wide. Empty where no colours tell object and
+    background apart.
+    """
+    height, width = pixels.shape[:2]
+    frame = max(1, round(min(height, width) / 32))
+    labels = np.zeros((height, width), np.uint8)
+    if min(height, width) <= 2 * frame:
+        return labels.astype(bool)
+    rectangle = (frame, frame, width - 2 * frame, height - 2 * frame)
+    # Its mixtures of colours start from a random clustering, which is to be the picture's own.
+    cv2.setRNGSeed(0)
+    cv2.grabCut(
+        np.ascontiguousarray(pixels), labels, rectangle, np.empty(0), np.empty(0), GRABCUT_ROUNDS, cv2.GC_INIT_WITH_RECT
+    )
+    found: Mask = np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD))
+    return found
 
 
 def _finish(stream: RecomposedStream, sample: Sample, cut: Cut, background: Pixels) -> Rendered:
@@ -201,11 +224,12 @@ def _stand_in(side: int, with_mask: bool) -> Cut:
 
 
 def _find_objects(context: RenderContext, stream: RecomposedStream, pictures: Sequence[Pixels]) -> list[Mask]:
-    """Masks of the salient objects of pictures of one size, computed in batches of one size."""
+    """Masks of the objects of pictures; a network's are of one size, computed in batches of one size."""
     if not pictures:
         return []
-    assert stream.saliency is not None
-    place, sha256 = context.roots.get(stream.saliency), context.digests.get(stream.saliency)
+    if stream.saliency_network is None:
+        return [find_by_grabcut(picture) for picture in pictures]
+    place, sha256 = context.roots.get(stream.saliency_network), context.digests.get(stream.saliency_network)
     network = _open_saliency(place, sha256, stream.normalise, context.device, context.stand_ins)
     batch = np.zeros((stream.batch_size, *pictures[0].shape), np.float32)
     batch[: len(pictures)] = np.stack(pictures)
