@@ -109,6 +109,27 @@ def first_directions(directions: Directions, num_directions: int) -> Directions:
     )
 
 
+def axis_directions(z_dim: int) -> Directions:
+    """The axes of the latent, which say nothing of any generator: for timings."""
+    ones = np.ones(z_dim)
+    return Directions(
+        latent=np.eye(z_dim),
+        latent_mean=np.zeros(z_dim),
+        latent_stdev=ones,
+        activation=np.eye(z_dim, dtype=np.float32),
+        activation_mean=np.zeros(z_dim, np.float32),
+        activation_stdev=ones,
+        activation_shape=(z_dim,),
+        variance_ratio=ones / z_dim,
+        random_stdevs=ones,
+        sign_margins=ones,
+        value_margins=np.zeros(z_dim),
+        layer=None,
+        class_label=None,
+        source="exact",
+    )
+
+
 def component_signs(components: NDArray[np.floating]) -> NDArray[np.floating]:
     """Factors [k] of 1 or -1 that make the entry of largest magnitude in each component [k, D] positive.
 

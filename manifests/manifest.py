@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator
 from typing import Any, Final, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from .errors import FormatError, RecipeError
 from .recipe import Recipe, read_recipe, without_description
@@ -104,8 +104,17 @@ class Fingerprint(Table):
     )
     weights_sha256: Digest | None = None
     config_sha256: Digest | None = Field(None, description="Of the generator's config.json.")
+    code_sha256: Digest | None = Field(None, description="Of the code of a generator of one's own.")
     directions_sha256: Digest | None = None
     inputs: dict[str, Input] = {}
+
+    @model_serializer(mode="wrap")
+    def _without_absent_code(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # So that plans and manifests without such a generator keep their bytes.
+        tree: dict[str, Any] = serialize(self)
+        if self.code_sha256 is None:
+            tree.pop("code_sha256", None)
+        return tree
 
     def changes(self, other: "Fingerprint") -> list[str]:
         """What differs in `other`, each as `key: ours -> theirs`."""
@@ -125,6 +134,7 @@ class Fingerprint(Table):
             "format version": self.format_version,
             "generator weights": self.weights_sha256,
             "generator config": self.config_sha256,
+            **({"generator code": self.code_sha256} if self.code_sha256 else {}),
             "directions": self.directions_sha256,
             **{f"input {name}": entry.sha256 for name, entry in self.inputs.items()},
             **without_description(self.recipe),

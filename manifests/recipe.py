@@ -12,12 +12,14 @@ import tomli_w
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from .errors import RecipeError, shorten
-from .origins import Origin, all_origins, spdx_expression
+from .origins import Origin, all_origins, known_origins, spdx_expression
 from .sources import AnyStream
 from .sources.stream import LISTED_KINDS, NETWORK_KINDS, InputKind, Name, Table
 from .toml import check_exact, parse_toml, parse_value
 
 MINI_GENERATOR = "mini"
+# Of a BigGAN-deep: linear in the latents.
+FIRST_LAYER = "generator.gen_z"
 # Keys that describe a dataset and change no pixel: they are in no fingerprint, and may change when it is there.
 DESCRIPTION = frozenset({"version", "notes", "license", "card", "origins"})
 
@@ -28,8 +30,21 @@ class Generator(Table):
     name: Name = Field(
         description='"mini" (shipped), a published biggan-deep-128/256/512, or a name of your own with --weights DIR.'
     )
+    code: str | None = Field(
+        None,
+        pattern=r"^([A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*|[a-z0-9]([a-z0-9-]*[a-z0-9])?)$",
+        max_length=200,
+        description="Class of a generator of your own, module:Class or an entry point of the group genint.generators; "
+        "it runs only where --allow-code names it too. Without it, the generator is a BigGAN-deep.",
+    )
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16 is for CPUs and GPUs that have it.")
     batch_size: int = Field(64, gt=0, description="Fixed members of a render batch: part of the floating point.")
+
+    @model_validator(mode="after")
+    def _code_has_a_name_of_its_own(self) -> Self:
+        if self.code is not None and self.name in known_origins():
+            raise ValueError(f'name = "{self.name}" is a generator that genint knows; give yours another name')
+        return self
 
 
 class DirectionsTable(Table):
@@ -37,18 +52,14 @@ class DirectionsTable(Table):
 
     method: Literal["exact", "sampled", "imported"] = Field(
         "exact",
-        description="exact: SVD of generator.gen_z; sampled: incremental PCA of any layer; imported: a GANSpace .npz "
-        "bound by --input directions=FILE.",
+        description="exact: SVD of a layer that is linear in the latents, generator.gen_z of a BigGAN; sampled: "
+        "incremental PCA of any layer; imported: a GANSpace .npz bound by --input directions=FILE.",
     )
-    layer: str = Field("generator.gen_z", description="Layer whose activations are decomposed.")
+    layer: str = Field(
+        FIRST_LAYER, description="Layer whose activations are decomposed; with generator.code, any submodule's name."
+    )
     samples: int = Field(1_000_000, gt=0, description="Latents of the sampled method.")
     class_label: int = Field(0, ge=0, description="Class of the sampled latents, and of the stored activation mean.")
-
-    @model_validator(mode="after")
-    def _exact_is_linear(self) -> Self:
-        if self.method == "exact" and self.layer != "generator.gen_z":
-            raise ValueError(f'layer = "{self.layer}": not linear, so method = "exact" does not apply; use "sampled"')
-        return self
 
 
 class Card(Table):
@@ -118,11 +129,26 @@ class Recipe(Table):
             if stream.uses_generator and self.generator is None:
                 raise ValueError(f"stream {stream.name!r} is generated, but there is no [generator]")
             seen.append(stream.name)
+            if stream.uses_generator and getattr(stream, "statistics_truncation", None) is not None and self.has_code:
+                raise ValueError(
+                    f"streams.{stream.name}.statistics_truncation: a generator of one's own has no batch-norm "
+                    "statistics by truncation; leave it out"
+                )
+        table = self.directions
+        if table.method == "exact" and table.layer != FIRST_LAYER and not self.has_code:
+            raise ValueError(
+                f'directions.layer = "{table.layer}": not linear, so method = "exact" does not apply; use "sampled"'
+            )
         self.inputs()
         for name in self.origins or {}:
             if name not in (known := all_origins(self)):
                 raise ValueError(f"origins.{name}: nothing is made of it{suggest(name, list(known))}")
         return self
+
+    @property
+    def has_code(self) -> bool:
+        """Whether its generator is of a class that others wrote."""
+        return self.generator is not None and self.generator.code is not None
 
     @property
     def data_version(self) -> str:

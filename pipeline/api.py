@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..manifests.errors import GenintError, UsageError
+from .generators.contract import Generator
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,9 +18,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..manifests.directions import Directions
-    from .biggan.generator import LoadedGenerator
+    from .networks.generator import LoadedGenerator
 
-__all__ = ["RenderedImages", "compute_directions", "load_generator", "render_latents", "render_stream"]
+__all__ = ["Generator", "RenderedImages", "compute_directions", "load_generator", "render_latents", "render_stream"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,16 +37,19 @@ class RenderedImages:
     parameters: tuple[Mapping[str, Any], ...]
 
 
-def load_generator(name_or_folder: str | Path = "mini") -> "LoadedGenerator":
+def load_generator(name_or_folder: str | Path = "mini", *, code: str | None = None) -> "LoadedGenerator":
     """The shipped generator `mini`, a published one (`biggan-deep-128`, `-256`, `-512`; downloaded once), or that of a
     folder with `config.json` and `pytorch_model.bin`.
 
-    Its `model` is on the CPU, in eval mode. Raises UsageError where there is none, FormatError where files are damaged.
+    code: `module:Class` (or an entry point of the group `genint.generators`) of a class that keeps the contract of
+    `Generator`; it is imported and run. None: the folder is a BigGAN-deep's. The `model` is on the CPU, in eval mode.
+    Raises UsageError where there is none, FormatError where files are damaged or do not fit.
     """
-    from .biggan.generator import load_generator as load
-    from .shards.settle import weights_location
+    from .generators.load import load_generator as load
 
-    return load(weights_location(name_or_folder) if isinstance(name_or_folder, str) else name_or_folder)
+    if isinstance(name_or_folder, str) and code is None:
+        return load(name_or_folder)
+    return load(Path(name_or_folder).name, name_or_folder, code)
 
 
 def compute_directions(
@@ -59,20 +63,17 @@ def compute_directions(
 ) -> "Directions":
     """The leading principal directions of a layer (GANSpace, Harkonen et al. 2020; section 4.1 of GenInt).
 
-    Without `samples` exactly, which is possible for `generator.gen_z` alone: it is linear. With them by that many
-    latents of one class, drawn by `seed`, for any layer; a million is GANSpace's number.
+    Without `samples` exactly, which is possible for a layer that is linear in the latents: of a BigGAN,
+    `generator.gen_z` alone. With them by that many latents of one class, drawn by `seed`, for any layer; a million is
+    GANSpace's number.
 
     Raises UsageError where the generator has no such layer, or fewer directions.
     """
-    from .biggan.directions import FIRST_LAYER, exact_directions, sampled_directions
+    from .generators.directions import exact_directions, sampled_directions
 
     if samples is not None:
         return sampled_directions(generator.model, layer, num_directions, samples, class_label, seed=seed)
-    if layer != FIRST_LAYER:
-        raise UsageError(
-            f"layer {layer!r} is not linear: its directions are found from samples; give samples=1_000_000"
-        )
-    return exact_directions(generator.model, num_directions, class_label)
+    return exact_directions(generator.model, num_directions, class_label, layer)
 
 
 def render_latents(
@@ -87,15 +88,16 @@ def render_latents(
 ) -> "Tensor":
     """Images [N, 3, H, W] float32 in [-1, 1] of latents [N, z_dim], already truncated and moved.
 
-    truncation: whose batch-norm statistics are used, in (0, 1]; that of the latents. Raises UsageError where shapes or
-    labels do not fit.
+    truncation: whose batch-norm statistics a BigGAN uses, in (0, 1]; that of the latents. Raises UsageError where
+    shapes or labels do not fit.
     """
     import torch
 
-    from .biggan.fast_generator import fold
+    from .generators.network import as_network
 
-    folded = fold(generator.model, truncation, batch_size=batch_size, precision=precision, device=device)
-    return folded(torch.as_tensor(latents), torch.as_tensor(class_labels, dtype=torch.int64))
+    network = as_network(generator.model)
+    renderer = network.renderer(truncation, batch_size=batch_size, precision=precision, device=device)
+    return renderer(torch.as_tensor(latents), torch.as_tensor(class_labels, dtype=torch.int64))
 
 
 def render_stream(
@@ -106,6 +108,7 @@ def render_stream(
     overrides: Sequence[str] = (),
     weights: str | None = None,
     inputs: Mapping[str, str] | None = None,
+    allow_code: str | None = None,
     device: str = "cpu",
 ) -> RenderedImages:
     """Render the first `count` samples of an observational or interventional stream, without a dataset on disk.
@@ -113,8 +116,9 @@ def render_stream(
     They are those of the stream's first shards, in their order. On one torch thread their pixels are
     those that `build-shards` encodes.
 
-    recipe: a shipped recipe's name or a file. overrides: `KEY=VALUE` as of `--set`. weights, inputs: as of `--weights`
-    and `--input`. Raises RecipeError or UsageError for what does not fit, GenintError where pixels are not finite.
+    recipe: a shipped recipe's name or a file. overrides: `KEY=VALUE` as of `--set`. weights, inputs, allow_code: as of
+    `--weights`, `--input` and `--allow-code`. Raises RecipeError or UsageError for what does not fit, GenintError where
+    pixels are not finite.
     """
     from ..manifests.recipe import load_recipe, suggest
     from ..manifests.sources.generated import GeneratedStream
@@ -129,7 +133,7 @@ def render_stream(
         raise UsageError(
             f"recipe {asked.name!r} renders no stream {stream!r} with its generator{suggest(stream, generated)}"
         )
-    ingredients = gather(asked, weights, inputs)
+    ingredients = gather(asked, weights, inputs, allowed_code=allow_code)
     facts = ingredients.facts
     if asked.stream(stream).uses_directions:
         assert ingredients.generator is not None
@@ -144,7 +148,7 @@ def render_stream(
     shards = range(-(-count // plan.stream.samples_per_shard))
     samples = [sample for shard in shards for sample in plan.samples(shard)][:count]
     # It reads no earlier stream, so that no dataset is looked for.
-    context = RenderContext(asked, facts, Storage("."), device, ingredients.model)
+    context = RenderContext(asked, facts, Storage("."), device, ingredients.network)
     rendered = list(RENDERERS[plan.stream.source](context, plan.stream, samples))
     for each in rendered:
         if each.image is None:

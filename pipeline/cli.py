@@ -60,6 +60,12 @@ set_option = click.option(
 weights_option = click.option(
     "--weights", metavar="DIR", help="Folder with the generator's config.json and pytorch_model.bin."
 )
+code_option = click.option(
+    "--allow-code",
+    "allowed_code",
+    metavar="CODE",
+    help="Run this code, which the recipe names as its generator's (generator.code), such as my_module:MyGenerator.",
+)
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 input_option = click.option(
     "--input", "inputs", multiple=True, metavar="NAME=PATH", help="Bind an outside input of the recipe; repeatable."
@@ -154,14 +160,15 @@ def schema(kind: str) -> None:
 @recipe_argument
 @set_option
 @weights_option
+@code_option
 @input_option
 @device_option
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write to.  [default: directions/RECIPE]")
 @click.option("--show", default=10, show_default=True, type=click.IntRange(min=1), help="Directions in the picture.")
 @click.option("--classes", "class_text", default="0,1,2", show_default=True, help="Class labels in the picture.")
 def directions(
-    recipe: str, overrides: tuple[str, ...], weights: str | None, inputs: tuple[str, ...], device: str,
-    out: Path | None, show: int, class_text: str,
+    recipe: str, overrides: tuple[str, ...], weights: str | None, allowed_code: str | None, inputs: tuple[str, ...],
+    device: str, out: Path | None, show: int, class_text: str,
 ) -> None:  # fmt: skip
     """Compute a recipe's principal directions: a GANSpace .npz and a picture of what each one does."""
     from ..manifests.recipe import load_recipe
@@ -174,7 +181,8 @@ def directions(
         raise UsageError(f"--classes {class_text}: expected class labels such as 0,1,2") from error
     loaded = load_recipe(recipe, overrides)
     folder = out or Path("directions") / loaded.name
-    for line in write_directions(loaded, weights, parse_inputs(inputs), check_device(device), folder, show, labels):
+    bound, device = parse_inputs(inputs), check_device(device)
+    for line in write_directions(loaded, weights, bound, device, folder, show, labels, allowed_code):
         click.echo(line)
 
 
@@ -182,6 +190,7 @@ def directions(
 @recipe_argument
 @set_option
 @weights_option
+@code_option
 @input_option
 @license_option
 @device_option
@@ -192,9 +201,9 @@ def directions(
     "--dry-run", is_flag=True, help="Print shards, samples, bytes, device hours and free disk; write nothing."
 )
 def build_shards(
-    recipe: str, overrides: tuple[str, ...], weights: str | None, inputs: tuple[str, ...], licenses: tuple[str, ...],
-    device: str, out: str | None, stream_names: tuple[str, ...], executor: str, workers: int | None,
-    workers_per_device: int, encoders: int | None, address: str | None, dry_run: bool,
+    recipe: str, overrides: tuple[str, ...], weights: str | None, allowed_code: str | None, inputs: tuple[str, ...],
+    licenses: tuple[str, ...], device: str, out: str | None, stream_names: tuple[str, ...], executor: str,
+    workers: int | None, workers_per_device: int, encoders: int | None, address: str | None, dry_run: bool,
 ) -> None:  # fmt: skip
     """Render every missing shard of RECIPE (a shipped name or a file) and write the dataset's manifest.
 
@@ -209,7 +218,7 @@ def build_shards(
     names = [loaded.stream(name).name for name in stream_names] or [stream.name for stream in loaded.streams]
     storage = Storage(out or f"datasets/{loaded.name}")
     own_device = pool.own_device()
-    ingredients = gather(loaded, weights, parse_inputs(inputs), timing_only=dry_run)
+    ingredients = gather(loaded, weights, parse_inputs(inputs), dry_run, allowed_code)
     if dry_run:
         _print_estimate(ingredients, storage, own_device, names)
         return
@@ -220,12 +229,13 @@ def build_shards(
 @cli.command()
 @click.argument("dataset")
 @weights_option
+@code_option
 @input_option
 @device_option
 @pool_options
 def repair(
-    dataset: str, weights: str | None, inputs: tuple[str, ...], device: str, executor: str, workers: int | None,
-    workers_per_device: int, encoders: int | None, address: str | None,
+    dataset: str, weights: str | None, allowed_code: str | None, inputs: tuple[str, ...], device: str, executor: str,
+    workers: int | None, workers_per_device: int, encoders: int | None, address: str | None,
 ) -> None:  # fmt: skip
     """Make what is damaged in DATASET, and what was lost of it, again: those shards and files, and no others."""
     from ..manifests.dataset import load_dataset
@@ -233,7 +243,7 @@ def repair(
 
     pool = Pool(executor, workers, workers_per_device, encoders, address, device)
     loaded = load_dataset(dataset)
-    ingredients = gather(loaded.recipe, weights, parse_inputs(inputs))
+    ingredients = gather(loaded.recipe, weights, parse_inputs(inputs), allowed_code=allowed_code)
     with driver_lock(loaded.storage):
         settled = settle(ingredients, loaded.storage, pool.own_device())
         _complete(settled, ingredients, [stream.name for stream in loaded.recipe.streams], pool, refill=True)
@@ -243,12 +253,13 @@ def repair(
 @click.argument("dataset")
 @set_option
 @weights_option
+@code_option
 @input_option
 @device_option
 @pool_options
 def extend(
-    dataset: str, overrides: tuple[str, ...], weights: str | None, inputs: tuple[str, ...], device: str,
-    executor: str, workers: int | None, workers_per_device: int, encoders: int | None, address: str | None,
+    dataset: str, overrides: tuple[str, ...], weights: str | None, allowed_code: str | None, inputs: tuple[str, ...],
+    device: str, executor: str, workers: int | None, workers_per_device: int, encoders: int | None, address: str | None,
 ) -> None:  # fmt: skip
     """Add samples to DATASET, e.g. --set streams.interventional.latents_per_class=2000.
 
@@ -262,7 +273,7 @@ def extend(
     pool = Pool(executor, workers, workers_per_device, encoders, address, device)
     loaded = load_dataset(dataset, growing=True)
     recipe = grow_recipe(loaded.recipe, overrides, dataset)
-    ingredients = gather(recipe, weights, parse_inputs(inputs))
+    ingredients = gather(recipe, weights, parse_inputs(inputs), allowed_code=allowed_code)
     with driver_lock(loaded.storage):
         settled = settle(ingredients, loaded.storage, pool.own_device(), grow=True)
         _complete(settled, ingredients, [stream.name for stream in recipe.streams], pool)
@@ -385,7 +396,12 @@ def _complete(
         write_derived(ingredients, storage)
     worker_device = pool.worker_device()
     settings = WorkerSettings(
-        storage.absolute, dataset.entry.digest, worker_device, ingredients.weights, ingredients.given_roots
+        storage.absolute,
+        dataset.entry.digest,
+        worker_device,
+        ingredients.weights,
+        ingredients.code,
+        ingredients.given_roots,
     )
     cores = pool.workers or count_cores()
     for line in warn_of_long_work(dataset, names, worker_device, cores):
@@ -562,12 +578,13 @@ def status(dataset: str) -> None:
 @click.option("--identity", metavar="NAME", help="Trust this OpenID identity, such as a mail address; with --issuer.")
 @click.option("--issuer", metavar="URL", help="Who vouches for the identity, such as https://accounts.google.com.")
 @weights_option
+@code_option
 @input_option
 @device_option
 def verify(
     dataset: str, rebuild: str | None, report: Path | None, signature: bool, public_key: Path | None,
-    roots: tuple[Path, ...], identity: str | None, issuer: str | None, weights: str | None, inputs: tuple[str, ...],
-    device: str,
+    roots: tuple[Path, ...], identity: str | None, issuer: str | None, weights: str | None, allowed_code: str | None,
+    inputs: tuple[str, ...], device: str,
 ) -> None:  # fmt: skip
     """Check every byte of DATASET against its digests, and manifest and samples against the recipe's plan."""
     from ..manifests.dataset import load_dataset
@@ -598,7 +615,7 @@ def verify(
         "other files: every byte and every parameter as recorded, every record and the manifest as planned"
     )
     if rebuild:
-        _rebuild(loaded, manifest, count, device, weights, report)
+        _rebuild(loaded, manifest, count, device, weights, allowed_code, report)
 
 
 def _verify_bytes(dataset: "Dataset", manifest: "Manifest") -> tuple[int, int]:
@@ -635,15 +652,16 @@ def parse_count(text: str) -> int:
 
 
 def _rebuild(
-    dataset: "Dataset", manifest: "Manifest", count: int | None, device: str, weights: str | None, report: Path | None
-) -> None:
+    dataset: "Dataset", manifest: "Manifest", count: int | None, device: str, weights: str | None,
+    allowed_code: str | None, report: Path | None,
+) -> None:  # fmt: skip
     from .shards.environment import check_device, describe_environment
     from .shards.rebuild import rebuild_shards
     from .shards.report import make_report
 
     device = check_device(device)
     results = []
-    for result in rebuild_shards(dataset, manifest, count, device, weights):
+    for result in rebuild_shards(dataset, manifest, count, device, weights, allowed_code):
         results.append(result)
         parameters = "equal" if result.same_parameters else "DIFFERENT"
         if result.same_bytes:
@@ -847,10 +865,10 @@ def fit_generator(out: Path, steps: int, seed: int, confounding: float, start: s
     """
     from ..manifests.console import ProgressDisplay
     from .biggan.generator import load_generator
+    from .generators.load import weights_location
     from .mini import fit_generator as fitting
     from .mini.measure_generator import measure_generator
     from .shards.environment import check_device
-    from .shards.settle import weights_location
 
     device = check_device(device)
     settings = fitting.FitSettings(seed=seed, steps=steps, confounding=confounding)
@@ -939,8 +957,8 @@ def fit_cgn(
     from .cgn.settings import BigGanFit, load_settings
     from .fitting.fit_cgn import prepare
     from .fitting.measure_cgn import measure_cgn
+    from .generators.load import weights_location
     from .shards.environment import check_device
-    from .shards.settle import weights_location
 
     device = check_device(device)
     settings = load_settings(preset, overrides)

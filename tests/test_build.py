@@ -129,7 +129,7 @@ def test_a_changed_recipe_is_refused_by_the_name_of_the_change(tiny_recipe, run_
 def test_other_weights_are_refused(tmp_path, tiny_recipe, run_cli, reference):
     import torch
     from genint.pipeline.biggan.generator import load_generator
-    from genint.pipeline.shards.settle import weights_location
+    from genint.pipeline.generators.load import weights_location
 
     source = Path(weights_location("mini"))
     model = load_generator(source).model
@@ -233,7 +233,7 @@ def test_a_full_disk_is_one_line_and_resumes_cleanly(tmp_path, tiny_recipe, run_
 def test_non_finite_pixels_leave_a_hole_with_its_reason_and_fail_the_build(tmp_path, tiny_recipe, run_cli):
     import torch
     from genint.pipeline.biggan.generator import load_generator
-    from genint.pipeline.shards.settle import weights_location
+    from genint.pipeline.generators.load import weights_location
 
     source = Path(weights_location("mini"))
     model = load_generator(source).model

@@ -205,8 +205,8 @@ def test_fit_generator_resumes_and_writes_what_the_package_loads(tmp_path):
 def test_fit_generator_starts_from_a_fitted_one(tmp_path):
     from genint.manifests.errors import UsageError
     from genint.pipeline.biggan.generator import load_generator
+    from genint.pipeline.generators.load import weights_location
     from genint.pipeline.mini import fit_generator as fitting
-    from genint.pipeline.shards.settle import weights_location
 
     settings = fitting.FitSettings(steps=2, batch_size=8, num_objects=100, statistics_batches=1)
     shipped = load_generator(weights_location("mini"))

@@ -21,8 +21,8 @@ from genint.manifests.directions import (
 )
 from genint.manifests.errors import FormatError, GenintError, UsageError
 from genint.manifests.randomness import normal, random_words
-from genint.pipeline.biggan.directions import LATENT_STDEV, exact_directions
 from genint.pipeline.biggan.generator import make_random_generator
+from genint.pipeline.generators.directions import LATENT_STDEV, exact_directions
 from pytorch_pretrained_biggan import BigGAN, BigGANConfig
 from sklearn.decomposition import PCA
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from genint.manifests.directions import Directions
 from genint.manifests.errors import UsageError
-from genint.pipeline.biggan.directions_sheet import draw_directions_sheet
+from genint.pipeline.generators.directions_sheet import draw_directions_sheet
 from PIL import Image
 
 RANGES = np.array([[-2.0, 2.0], [0.0, 4.0], [-4.0, 0.0]])

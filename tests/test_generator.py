@@ -108,7 +108,7 @@ def test_a_folder_without_weights_says_which_file_is_missing(folder: Path) -> No
 
 def test_without_network_the_message_names_both_files(no_network: None, tmp_path: Path) -> None:
     message = one_line_error(GenintError, lambda: load_generator("biggan-deep-128", cache_dir=tmp_path))
-    for part in ("'biggan-deep-128'", "config.json", "pytorch_model.bin", "folder's path"):
+    for part in ("'biggan-deep-128'", "config.json", "pytorch_model.bin", "--weights DIR"):
         assert part in message
 
 

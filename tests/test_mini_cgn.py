@@ -13,8 +13,8 @@ from genint.pipeline.biggan.generator import load_generator
 from genint.pipeline.cgn.composition import compose
 from genint.pipeline.cgn.mechanisms import BigGanCgn, fold_cgn, load_cgn
 from genint.pipeline.fitting import measure_cgn
+from genint.pipeline.generators.load import weights_location
 from genint.pipeline.mini.measure_generator import Reader
-from genint.pipeline.shards.settle import weights_location
 from torch import Tensor
 
 SHIPPED = Path(str(files("genint.pipeline") / "data" / "mini-cgn"))

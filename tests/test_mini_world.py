@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from genint.manifests.world import CLASSES, NUISANCES, class_means, draw_nuisances
 from genint.pipeline.biggan.generator import load_generator
+from genint.pipeline.generators.load import weights_location
 from genint.pipeline.mini.measure_generator import frechet_distance
 from genint.pipeline.mini.world import compose, compose_pictures, load_objects
-from genint.pipeline.shards.settle import weights_location
 
 
 def test_frechet_distance_of_gaussians_has_its_closed_form():

@@ -10,10 +10,11 @@ from genint.manifests.recipe import load_recipe
 from genint.manifests.sources.stream import Facts, GeneratorFacts, StreamPlan
 from genint.manifests.storage import Storage
 from genint.manifests.world import CLASSES
-from genint.pipeline.biggan.directions import exact_directions
 from genint.pipeline.biggan.fast_generator import fold
 from genint.pipeline.biggan.generator import load_generator
-from genint.pipeline.shards.settle import weights_location
+from genint.pipeline.generators.directions import exact_directions
+from genint.pipeline.generators.load import weights_location
+from genint.pipeline.generators.network import as_network
 from genint.pipeline.sources.generated import render_generated
 from genint.pipeline.sources.rendering import RenderContext
 
@@ -123,7 +124,7 @@ def test_statistics_of_another_truncation_are_rendered_and_recorded(tiny_recipe,
     assert "statistics_truncation" not in without.samples(facts, indices)[0].parameters
     assert np.array_equal(stream.latents(facts, indices), without.latents(facts, indices))
     model = load_generator(weights_location("mini")).model
-    context = RenderContext(recipe, facts, Storage(tmp_path), "cpu", model)
+    context = RenderContext(recipe, facts, Storage(tmp_path), "cpu", as_network(model))
     found = np.stack([rendered.image for rendered in render_generated(context, stream, samples)])
     latents = torch.from_numpy(stream.latents(facts, indices))
     labels = torch.tensor([sample.class_label for sample in samples])

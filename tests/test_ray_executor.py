@@ -1,5 +1,7 @@
 """The Ray executor makes the bytes of the local one, also when nodes die."""
 
+import importlib
+import json
 import os
 import shutil
 import signal
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import ray
+import torch
 from genint.manifests.errors import GenintError
 from genint.pipeline.shards import driver, ray_executor
 from genint.pipeline.shards.ray_executor import share_of_gpu
@@ -36,6 +39,28 @@ def test_ray_makes_the_bytes_of_the_local_executor(tmp_path, tiny_recipe, cluste
     finally:
         cluster.remove_node(node)
     assert (out / "SHA256SUMS").read_text() == (reference / "SHA256SUMS").read_text()
+
+
+def test_a_generator_of_ones_own_is_rendered_by_workers_of_every_kind(tmp_path, cluster, monkeypatch):
+    example = Path(__file__).resolve().parents[1] / "examples" / "tiny_style"
+    monkeypatch.setenv("PYTHONPATH", str(example))
+    config = {"z_dim": 32, "num_classes": 10, "resolution": 32, "width": 16}
+    monkeypatch.syspath_prepend(example)
+    generator = importlib.import_module("tiny_style").TinyStyle(**config)
+    sys.modules.pop("tiny_style")
+    torch.save(generator.state_dict(), tmp_path / "pytorch_model.bin")
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    options = ["--weights", tmp_path, "--allow-code", "tiny_style:TinyStyle", "--workers", "2"]
+    for kind in ("observational", "interventional"):
+        options += ["--set", f"streams.{kind}.latents_per_class=2", "--set", f"streams.{kind}.samples_per_shard=10"]
+    node = cluster.add_node(num_cpus=2)
+    try:
+        ray_options = ["--executor", "ray", "--address", cluster.address]
+        for out, more in (("by-processes", []), ("by-ray", ray_options)):
+            subprocess.run([*DRIVER, example / "recipe.toml", *options, *more, "--out", tmp_path / out], check=True)
+    finally:
+        cluster.remove_node(node)
+    assert (tmp_path / "by-ray/SHA256SUMS").read_text() == (tmp_path / "by-processes/SHA256SUMS").read_text()
 
 
 def start_and_stop_at_the_first_record(recipe: Path, out: Path, *options: str) -> subprocess.Popen[str]:
@@ -117,7 +142,7 @@ def test_nodes_that_join_late_lack_a_library_or_work_for_others(tmp_path, tiny_r
 def test_a_node_with_other_weights_is_refused_and_named(tmp_path, tiny_recipe, cluster):
     import torch
     from genint.pipeline.biggan.generator import load_generator
-    from genint.pipeline.shards.settle import weights_location
+    from genint.pipeline.generators.load import weights_location
 
     shutil.copytree(weights_location("mini"), tmp_path / "weights")
     out = tmp_path / "dataset"

@@ -9,8 +9,8 @@ import torch
 from genint.manifests.directions import Directions, load_directions, save_directions
 from genint.manifests.errors import GenintError, UsageError
 from genint.manifests.randomness import normal, random_words, truncated_normal
-from genint.pipeline.biggan.directions import StreamedPca, exact_directions, sampled_directions
 from genint.pipeline.biggan.generator import make_random_generator
+from genint.pipeline.generators.directions import StreamedPca, exact_directions, sampled_directions
 from pytorch_pretrained_biggan import BigGAN, BigGANConfig
 from sklearn.decomposition import IncrementalPCA
 from torch.utils._python_dispatch import TorchDispatchMode

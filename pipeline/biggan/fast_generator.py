@@ -7,22 +7,16 @@ matrix product computes for all norms, merges biases into the norm that follows,
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from pytorch_pretrained_biggan import BigGAN, BigGANConfig
 from pytorch_pretrained_biggan.model import BigGANBatchNorm, GenBlock, SelfAttn
 from torch import Tensor
 from torch.nn import functional as F
 
 from ...manifests.errors import UsageError
-from ..networks.kernels import repeatable_kernels
-
-Precision = Literal["fp32", "bf16"]
-
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+from ..networks.generator import DTYPES, Precision, Renderer, check_rendering
 
 # Rows of the attention map in memory at a time: a whole map (4096 x 1024 a sample) leaves the cache and takes
 # twice as long on a CPU.
@@ -56,12 +50,8 @@ class _Attention:
 
 
 @dataclass(frozen=True, eq=False)
-class FastGenerator:
-    """A generator folded for one truncation; made by `fold`. Activations are [N, H, W, C].
-
-    Samples are computed in batches of exactly `batch_size`, the last one padded with zeros: a sample's floating point
-    then depends neither on how many samples were asked for nor on what the others are.
-    """
+class FastGenerator(Renderer):
+    """A generator folded for one truncation; made by `fold`. Activations are [N, H, W, C]."""
 
     config: BigGANConfig
     batch_size: int
@@ -79,50 +69,9 @@ class FastGenerator:
     conv_to_rgb: Tensor  # [3, channel_width, 3, 3]
     conv_to_rgb_bias: Tensor
 
-    def __call__(self, latents: Tensor, classes: Tensor) -> Tensor:
-        """Images [N, 3, H, W] float32 in [-1, 1] of final latents [N, z_dim], that is, already truncated and moved.
-
-        classes: labels [N] int64, or class vectors [N, num_classes] float, between which one may interpolate.
-        """
-        latents, classes = self._checked(latents, classes)
-        size = self.config.output_dim
-        images = torch.empty(len(latents), 3, size, size, device=self.device, memory_format=torch.channels_last)
-        with torch.inference_mode(), repeatable_kernels():
-            for start in range(0, len(latents), self.batch_size):
-                members = slice(start, start + self.batch_size)
-                count = len(latents[members])
-                batch = self._forward(*(pad_rows(rows[members], self.batch_size) for rows in (latents, classes)))
-                images[members] = batch[:count]
-        return images
-
-    def render(self, latents: Tensor, class_labels: Tensor) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        """Pixels [N, H, W, 3] of the images, and which samples [N] are finite; pixels of the others mean nothing."""
-        return self.begin(latents, class_labels).finish()
-
-    def begin(self, latents: Tensor, class_labels: Tensor) -> "Rendering":
-        """`render`, without the wait for a GPU: what is begun next is computed while this is brought back."""
-        images = self(latents, class_labels)
-        finite = images.isfinite().flatten(1).all(dim=1)
-        pixels = images.nan_to_num_(nan=-1.0).add_(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
-        found = pixels.permute(0, 2, 3, 1), finite
-        if self.device.type == "cpu":
-            return Rendering(*found)
-        # Into pinned memory: copies to any other wait for the GPU to finish.
-        pinned = [torch.empty_like(part, device="cpu", pin_memory=True) for part in found]
-        for part, copy in zip(found, pinned, strict=True):
-            copy.copy_(part, non_blocking=True)
-        return Rendering(pinned[0], pinned[1], torch.cuda.current_stream(self.device).record_event())
-
-    def _checked(self, latents: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-        """The arguments on the generator's device, or a UsageError."""
-        config = self.config
-        classes = check_classes(latents, classes, config.z_dim, config.num_classes)
-        return self._send(latents.float()), self._send(classes)
-
-    def _send(self, rows: Tensor) -> Tensor:
-        if self.device.type == "cuda" and rows.device.type == "cpu":
-            return rows.pin_memory().to(self.device, non_blocking=True)
-        return rows.to(self.device)
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        return self.config.z_dim, self.config.num_classes, self.config.output_dim
 
     def _forward(self, latents: Tensor, classes: Tensor) -> Tensor:
         embedded = self.embedding[classes] if classes.dim() == 1 else classes @ self.embedding
@@ -135,42 +84,6 @@ class FastGenerator:
         x = _affine_relu_(x, self.last_scale, self.last_shift)
         rgb = F.conv2d(_channels_first(x), self.conv_to_rgb, self.conv_to_rgb_bias, padding=1)
         return rgb.float().tanh_()
-
-
-@dataclass(frozen=True, eq=False)
-class Rendering:
-    """Pixels and finiteness on their way to the CPU; `arrived` is recorded after them, where they come from a GPU."""
-
-    pixels: Tensor
-    finite: Tensor
-    arrived: torch.Event | None = None
-
-    def finish(self) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        """Wait for them."""
-        if self.arrived is not None:
-            self.arrived.synchronize()
-        return self.pixels.numpy(), self.finite.numpy()
-
-
-def pad_rows(rows: Tensor, count: int) -> Tensor:
-    """Rows [N, ...] followed by zeros, [count, ...]."""
-    return F.pad(rows, (*(0, 0) * (rows.dim() - 1), 0, count - len(rows)))
-
-
-def check_classes(latents: Tensor, classes: Tensor, z_dim: int, num_classes: int) -> Tensor:
-    """Labels [N], or class vectors [N, num_classes] as float32, that fit latents [N, z_dim]; or a UsageError."""
-    count = classes.shape[:1]
-    if latents.shape != (*count, z_dim) or classes.shape not in (count, (*count, num_classes)):
-        raise UsageError(
-            f"latents of shape {list(latents.shape)} and class labels of shape {list(classes.shape)}: "
-            f"this generator takes [N, {z_dim}] and [N], or class vectors [N, {num_classes}]"
-        )
-    if classes.dim() == 2:
-        return classes.float()
-    strangers = classes[(classes < 0) | (classes >= num_classes)]
-    if len(strangers):
-        raise UsageError(f"class label {int(strangers[0])}: this generator has classes 0 to {num_classes - 1}")
-    return classes
 
 
 def fold(
@@ -190,19 +103,12 @@ def fold(
     """
     if not 0 < truncation <= 1:
         raise UsageError(f"truncation {truncation}: batch-norm statistics are stored for truncations in (0, 1] only")
-    if precision not in _DTYPES:
-        raise UsageError(f"precision {precision!r}: not one of {', '.join(_DTYPES)}")
-    if batch_size < 1:
-        raise UsageError(f"batch size {batch_size}: must be 1 or more")
-    try:
-        device = torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without the device's kind
-        raise UsageError(f"device {str(device)!r}: {str(error).splitlines()[0]}") from error
+    device = check_rendering(batch_size, precision, device)
     if device.type == "cpu":
-        largest = model.config.output_dim**2 * model.config.channel_width * _DTYPES[precision].itemsize
+        largest = model.config.output_dim**2 * model.config.channel_width * DTYPES[precision].itemsize
         batch_size = min(batch_size, max(1, _CPU_ACTIVATION_BYTES // largest))
     with torch.no_grad():
-        return _fold(model, truncation, batch_size, device, _DTYPES[precision])
+        return _fold(model, truncation, batch_size, device, DTYPES[precision])
 
 
 def _fold(model: BigGAN, truncation: float, batch_size: int, device: torch.device, dtype: torch.dtype) -> FastGenerator:

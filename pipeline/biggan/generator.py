@@ -6,7 +6,6 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -26,6 +25,7 @@ from torch.nn.functional import normalize
 
 from ...manifests.errors import FormatError, GenintError, UsageError
 from ...manifests.lock import one_after_another
+from ..networks.generator import LoadedGenerator
 from ..networks.weights import check_fit, fit_weights, load_weights
 
 # A layer is (upsample, input channels, output channels), channels in units of channel_width.
@@ -57,19 +57,6 @@ PUBLISHED_CONFIGS: Mapping[str, BigGANConfig] = MappingProxyType(
 )
 
 _LARGEST = 100_000  # of the integers in a configuration; published ones stay below 1,100
-
-
-@dataclass(frozen=True)
-class LoadedGenerator:
-    """A generator ready for inference, and where it comes from.
-
-    `model` is on the CPU, in eval mode, without gradients; its `config` has `z_dim`, `num_classes` and `output_dim`.
-    """
-
-    model: BigGAN
-    config_sha256: str
-    weights_sha256: str
-    class_names: tuple[str, ...] | None = None  # a key of ours in config.json; the published files have none
 
 
 def load_generator(name_or_folder: str | Path, cache_dir: Path | None = None) -> LoadedGenerator:
@@ -123,7 +110,7 @@ def _generator_files(name_or_folder: str | Path, cache_dir: Path | None) -> tupl
             reason = " ".join(str(error).split())
             raise GenintError(
                 f"generator {name_or_folder!r}: cannot download it ({reason}); put {CONFIG_NAME} (from {urls[0]}) and "
-                f"{WEIGHTS_NAME} (from {urls[1]}) in a folder and give that folder's path as the generator"
+                f"{WEIGHTS_NAME} (from {urls[1]}) in a folder and give that with --weights DIR"
             ) from error
     folder = Path(name_or_folder)
     if not folder.is_dir():
@@ -131,8 +118,13 @@ def _generator_files(name_or_folder: str | Path, cache_dir: Path | None) -> tupl
         suggestion = f"; did you mean {near[0]!r}?" if near else ""
         raise UsageError(
             f"generator {str(name_or_folder)!r}: neither a published name ({', '.join(PUBLISHED_CONFIGS)}) "
-            f"nor a folder with {CONFIG_NAME} and {WEIGHTS_NAME}{suggestion}"
+            f"nor a folder with {CONFIG_NAME} and {WEIGHTS_NAME}{suggestion}; --weights DIR says where its folder is"
         )
+    return folder_files(folder)
+
+
+def folder_files(folder: Path) -> tuple[Path, Path]:
+    """Paths of the configuration and the weights in a generator's folder. Raises UsageError where one is missing."""
     missing = [name for name in (CONFIG_NAME, WEIGHTS_NAME) if not (folder / name).is_file()]
     if missing:
         raise UsageError(f"generator folder {folder}: no {' and no '.join(missing)}")
@@ -167,27 +159,37 @@ def _find_cached(url: str, cache_dir: Path) -> Path | None:
 
 def load_config(path: Path) -> tuple[BigGANConfig, tuple[str, ...] | None, str]:
     """A checked configuration, the class names beside it, and the sha256 of the file."""
+    values, class_names, sha256 = read_config(path)
+    known = vars(BigGANConfig())
+    if not values.keys() >= known.keys():
+        raise FormatError(f"{path}: not a BigGAN configuration: no {', '.join(sorted(known.keys() - values.keys()))}")
+    config = BigGANConfig(**{key: values[key] for key in known})
+    problem = _config_problem(config)
+    if problem:
+        raise FormatError(f"{path}: not a BigGAN-deep configuration: {problem}")
+    check_class_names(class_names, config.num_classes, path)
+    return config, class_names, sha256
+
+
+def read_config(path: Path) -> tuple[dict[str, Any], tuple[str, ...] | None, str]:
+    """What a config.json holds, the class names among it apart, and the sha256 of the file."""
     content = path.read_bytes()
     try:
         values = json.loads(content)
     except (ValueError, RecursionError) as error:  # undecodable bytes, text that is not JSON, or nested without end
         raise FormatError(f"{path}: not a JSON file: {error}") from error
-    known = vars(BigGANConfig())
-    if not isinstance(values, dict) or not values.keys() >= known.keys():
-        missing = sorted(known.keys() - values.keys()) if isinstance(values, dict) else sorted(known)
-        raise FormatError(f"{path}: not a BigGAN configuration: no {', '.join(missing)}")
-    config = BigGANConfig(**{key: values[key] for key in known})
-    problem = _config_problem(config)
-    if problem:
-        raise FormatError(f"{path}: not a BigGAN-deep configuration: {problem}")
-    names = values.get("class_names")
-    if names is not None and (
-        not isinstance(names, list)
-        or len(set(map(str, names))) != config.num_classes
-        or not all(isinstance(name, str) for name in names)
-    ):
-        raise FormatError(f"{path}: class_names is not a list of {config.num_classes} different names")
-    return config, tuple(names) if names is not None else None, hashlib.sha256(content).hexdigest()
+    if not isinstance(values, dict):
+        raise FormatError(f"{path}: holds no settings of a generator but a {type(values).__name__}")
+    names = values.pop("class_names", None)
+    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise FormatError(f"{path}: class_names is not a list of names")
+    return values, tuple(names) if names is not None else None, hashlib.sha256(content).hexdigest()
+
+
+def check_class_names(names: tuple[str, ...] | None, num_classes: int, path: Path) -> None:
+    """Raise FormatError where there are names, but not a different one for each class."""
+    if names is not None and not len(set(names)) == len(names) == num_classes:
+        raise FormatError(f"{path}: class_names is not a list of {num_classes} different names")
 
 
 def _config_problem(config: BigGANConfig) -> str | None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ...manifests.randomness import integers_below, random_words, truncated_normal, uniform
 from ...manifests.sources.generated import PACKAGE_BOUND
 from ..biggan.fast_generator import fold
-from ..biggan.generator import LoadedGenerator
+from ..networks.generator import LoadedGenerator
 from ..networks.kernels import repeatable_kernels
 from .composition import compose
 from .fit import check_finite, draw_grid, rate_factor

@@ -13,8 +13,9 @@ from pytorch_pretrained_biggan import BigGAN, BigGANConfig
 from torch import Tensor, nn
 
 from ...manifests.errors import FormatError, UsageError
-from ..biggan.fast_generator import FastGenerator, Precision, check_classes, fold, pad_rows
+from ..biggan.fast_generator import FastGenerator, fold
 from ..biggan.generator import PUBLISHED_CONFIGS, load_config, make_random_generator
+from ..networks.generator import Precision, check_classes, pad_rows
 from ..networks.kernels import repeatable_kernels
 from ..networks.weights import fit_weights, load_weights
 from .mnist_form import MASK_RANGE, RESOLUTION, MnistCgn, one_hot

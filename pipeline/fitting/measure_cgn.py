@@ -15,11 +15,12 @@ from ...manifests.randomness import integers_below, random_words, truncated_norm
 from ...manifests.sources.generated import PACKAGE_BOUND
 from ...manifests.world import CLASSES, NUISANCES, SLICES
 from ..biggan.fast_generator import fold
-from ..biggan.generator import LoadedGenerator, load_generator
+from ..biggan.generator import load_generator
 from ..cgn.composition import compose
 from ..cgn.mechanisms import BigGanCgn, LoadedCgn, fold_cgn, load_cgn
 from ..mini.measure_generator import Reader, frechet_distance, read_images, train_reader
 from ..mini.world import compose_pictures
+from ..networks.generator import LoadedGenerator
 
 # As trained, and as the mini recipe renders.
 TRUNCATIONS = (1.0, 0.8)

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from ...manifests.errors import UsageError
 from ...manifests.world import CLASSES, IMAGE_SIZE, SLICES
-from ..biggan.generator import LoadedGenerator
+from ..networks.generator import LoadedGenerator
 from .discriminator import Discriminator
 from .world import compose_pictures
 

@@ -54,6 +54,7 @@ def plan_merge(datasets: Sequence[Dataset], name: str, storage: Storage) -> Data
     entry = PlanEntry(
         fingerprint=Fingerprint(
             recipe=recipe.deciding(),
+            code_sha256=_agree("generator code", [e.fingerprint.code_sha256 for e in rendered]),
             weights_sha256=_agree("generator weights", [e.fingerprint.weights_sha256 for e in rendered]),
             config_sha256=_agree("generator config", [e.fingerprint.config_sha256 for e in rendered]),
             directions_sha256=_agree("directions", [e.fingerprint.directions_sha256 for e in directed]),

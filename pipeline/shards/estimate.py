@@ -8,9 +8,9 @@ import numpy as np
 
 from ...manifests.console import format_seconds
 from ...manifests.dataset import Dataset
+from ...manifests.directions import axis_directions
 from ...manifests.sources.stream import Rehearsal, StreamPlan
 from ...manifests.storage import Storage
-from ..biggan.directions import exact_directions
 from ..images.encode import encode_image, make_mark
 from ..release.close import RecordStore
 from ..sources import RENDERERS, WORK
@@ -45,12 +45,12 @@ def estimate_streams(
 ) -> Iterator[StreamEstimate]:
     """Time a few samples of each stream, after one untimed pass where that is short, and scale up."""
     facts = ingredients.facts
-    model = ingredients.model
-    if model is not None and any(stream.uses_directions for stream in ingredients.recipe.streams):
+    network = ingredients.network
+    if network is not None and facts.directions is None:
         # Any directions do for timing; sampled ones would take minutes.
-        facts = replace(facts, directions=exact_directions(model, model.config.z_dim))
+        facts = replace(facts, directions=axis_directions(network.z_dim))
     recipe = ingredients.recipe
-    context = RenderContext(recipe, facts, storage, device, model, ingredients.roots, stand_ins=True)
+    context = RenderContext(recipe, facts, storage, device, network, ingredients.roots, stand_ins=True)
     for name in names:
         stream = recipe.stream(name)
         plan = StreamPlan(stream, facts)

@@ -36,11 +36,16 @@ class Rebuilt:
 
 
 def rebuild_shards(
-    dataset: Dataset, manifest: Manifest, count: int | None, device: str, weights: str | None
+    dataset: Dataset,
+    manifest: Manifest,
+    count: int | None,
+    device: str,
+    weights: str | None,
+    allowed_code: str | None = None,
 ) -> Iterator[Rebuilt]:
     """Make `count` shards again, spread over all streams in a seeded order, and compare each with what is there.
 
-    count: None for all of them.
+    count: None for all of them. allowed_code: what the user lets run of the code that the recipe may name.
     """
     shards = [(entry.name, index) for entry in manifest.streams for index in range(entry.shards)]
     order = Permutation(len(shards), dataset.recipe.seed, "shards to rebuild")(np.arange(len(shards))[:count])
@@ -48,7 +53,7 @@ def rebuild_shards(
     with tempfile.TemporaryDirectory() as scratch:
         _copy_plan(dataset, Path(scratch))
         settings = WorkerSettings(
-            scratch, dataset.entry.digest, device, weights, dataset.roots, dataset.storage.absolute
+            scratch, dataset.entry.digest, device, weights, allowed_code, dataset.roots, dataset.storage.absolute
         )
         worker = Worker(settings)
         for entry in manifest.streams:

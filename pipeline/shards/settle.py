@@ -5,11 +5,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 
 import torch
-from pytorch_pretrained_biggan import BigGAN, BigGANConfig
+from pytorch_pretrained_biggan import BigGAN
 
 from ...manifests.dataset import PLAN, Dataset, PlanEntry, directions_name, input_name
 from ...manifests.directions import Directions, first_directions, load_directions, save_directions
@@ -18,15 +17,19 @@ from ...manifests.growth import growth_keys
 from ...manifests.inputs import imagenet_wnids
 from ...manifests.lock import only_process
 from ...manifests.manifest import MANIFEST, RECIPE, RECORDS, Fingerprint, GeneratorEntry, Input, load_dataset_recipe
-from ...manifests.recipe import MINI_GENERATOR, Recipe
+from ...manifests.recipe import Recipe
 from ...manifests.shard import TEMPORARY, sha256_of_file, sweep
 from ...manifests.sources.stream import NETWORK_KINDS, Facts, GeneratorFacts, InputKind
 from ...manifests.storage import Storage
 from ...manifests.tar_inputs import list_input
-from ..biggan.directions import exact_directions, sampled_directions
-from ..biggan.generator import PUBLISHED_CONFIGS, LoadedGenerator, load_generator, make_random_generator
+from ..biggan.generator import PUBLISHED_CONFIGS, make_random_generator
 from ..cgn.mechanisms import CONFIG_NAME, WEIGHTS_NAME
 from ..cgn.network_files import cgn_facts, cgn_place, find_cgn, make_stand_in, open_cgn
+from ..generators.code import check_allowed
+from ..generators.directions import exact_directions, sampled_directions
+from ..generators.load import load_generator
+from ..generators.network import Network, as_network
+from ..networks.generator import LoadedGenerator
 from ..release.close import reopen
 from ..sources import CHECKS
 from ..style.network_files import find_network_file, network_place
@@ -68,8 +71,15 @@ class Ingredients:
         return [*([self.weights or untrained.name] if untrained else []), *absent]
 
     @property
-    def model(self) -> BigGAN | None:
-        return self.generator.model if self.generator else self.untrained
+    def network(self) -> Network | None:
+        """The generator, as it is rendered."""
+        model = self.generator.model if self.generator else self.untrained
+        return None if model is None else as_network(model)
+
+    @property
+    def code(self) -> str | None:
+        """The code of the recipe's generator, which the user has allowed."""
+        return self.recipe.generator.code if self.recipe.generator else None
 
 
 def gather(
@@ -77,13 +87,16 @@ def gather(
     weights: str | None = None,
     inputs: Mapping[str, str] | None = None,
     timing_only: bool = False,
+    allowed_code: str | None = None,
 ) -> Ingredients:
     """Load the generator's weights, list the inputs and check every stream against them.
 
     weights: a folder with the package's two files; None takes the shipped or published generator of the recipe's name.
+    allowed_code: what the user lets run of the code that a recipe may name for its generator.
     timing_only: random weights stand in for published ones, and nothing is downloaded.
     Raises UsageError or GenintError for whatever is missing or does not fit.
     """
+    check_allowed(recipe.generator.code if recipe.generator else None, allowed_code, f"recipe {recipe.name!r}")
     bound = dict(inputs or {})
     for name in bound.keys() - set(recipe.inputs()):
         known = ", ".join(recipe.inputs()) or "none"
@@ -101,13 +114,14 @@ def gather(
     untrained: BigGAN | None = None
     facts = None
     if recipe.generator is not None and any(stream.uses_generator for stream in recipe.streams):
-        location = weights or weights_location(recipe.generator.name)
-        if timing_only and location in PUBLISHED_CONFIGS:
+        location = weights or recipe.generator.name
+        if timing_only and location in PUBLISHED_CONFIGS and recipe.generator.code is None:
             model = untrained = _untrained(location)
         else:
-            generator = load_generator(location)
+            generator = load_generator(recipe.generator.name, weights, recipe.generator.code)
             model = generator.model
-        facts = generator_facts(recipe.generator.name, model.config, generator.class_names if generator else None)
+        names = generator.class_names if generator else None
+        facts = generator_facts(recipe.generator.name, as_network(model), names)
     elif weights is not None:
         raise UsageError(f"--weights {weights}: recipe {recipe.name!r} renders nothing with a generator")
     directions = None
@@ -196,36 +210,34 @@ def _untrained(name: str) -> BigGAN:
     return make_random_generator(PUBLISHED_CONFIGS[name], seed=0, calibration_samples=1)
 
 
-def weights_location(name: str) -> str:
-    """Where the generator of a recipe's name comes from: the shipped folder, or the published name itself."""
-    return str(files("genint.pipeline") / "data" / "mini-generator") if name == MINI_GENERATOR else name
-
-
-def open_generator(dataset: Dataset, weights: str | None) -> LoadedGenerator | None:
+def open_generator(dataset: Dataset, weights: str | None, allowed_code: str | None = None) -> LoadedGenerator | None:
     """The generator a dataset is rendered with, from the folder `weights` or where it is found here; None: it has none.
 
-    Raises UsageError where the files at hand are others.
+    Raises UsageError where the files at hand are others, or where it is of code that the user has not allowed.
     """
     entry, fingerprint = dataset.entry.generator, dataset.entry.fingerprint
     if entry is None:
         return None
-    location = weights or weights_location(entry.name)
-    found = load_generator(location)
+    code = dataset.recipe.generator.code if dataset.recipe.generator else None
+    check_allowed(code, allowed_code, str(dataset.storage))
+    found = load_generator(entry.name, weights, code)
     for what, ours, theirs in (
         ("weights", found.weights_sha256, fingerprint.weights_sha256),
         ("configuration", found.config_sha256, fingerprint.config_sha256),
+        (f"code of {code}", found.code_sha256, fingerprint.code_sha256),
     ):
         if ours != theirs:
-            raise UsageError(f"{location}: {what} {ours[:12]}, the dataset is rendered with {str(theirs)[:12]}")
+            where = weights or entry.name
+            raise UsageError(f"{where}: {what} {str(ours)[:12]}, the dataset is rendered with {str(theirs)[:12]}")
     return found
 
 
-def generator_facts(name: str, config: BigGANConfig, class_names: tuple[str, ...] | None) -> GeneratorFacts:
+def generator_facts(name: str, network: Network, class_names: tuple[str, ...] | None) -> GeneratorFacts:
     """What planning needs to know. Classes without names are ImageNet's where there are 1,000, else numbers."""
     if class_names is None:
-        numbers = tuple(str(label) for label in range(config.num_classes))
-        class_names = imagenet_wnids() if config.num_classes == 1000 else numbers
-    return GeneratorFacts(name, config.z_dim, config.output_dim, class_names)
+        numbers = tuple(str(label) for label in range(network.num_classes))
+        class_names = imagenet_wnids() if network.num_classes == 1000 else numbers
+    return GeneratorFacts(name, network.z_dim, network.resolution, class_names)
 
 
 def find_directions(recipe: Recipe, generator: LoadedGenerator, imported: Directions | None, device: str) -> Directions:
@@ -233,14 +245,14 @@ def find_directions(recipe: Recipe, generator: LoadedGenerator, imported: Direct
     table = recipe.directions
     count = max(getattr(stream, "num_directions", 0) for stream in recipe.streams)
     if imported is not None:
-        if imported.latent.shape[1] != generator.model.config.z_dim:
+        z_dim = as_network(generator.model).z_dim
+        if imported.latent.shape[1] != z_dim:
             raise UsageError(
-                f"--input directions: made for latents of size {imported.latent.shape[1]}, the generator has "
-                f"{generator.model.config.z_dim}"
+                f"--input directions: made for latents of size {imported.latent.shape[1]}, the generator has {z_dim}"
             )
         return first_directions(imported, count)
     if table.method == "exact":
-        return exact_directions(generator.model, count, table.class_label)
+        return exact_directions(generator.model, count, table.class_label, table.layer)
     try:
         model = generator.model.to(device)
         return sampled_directions(model, table.layer, count, table.samples, table.class_label, seed=recipe.seed)
@@ -285,6 +297,7 @@ def settle(ingredients: Ingredients, storage: Storage, device: str, grow: bool =
             recipe=recipe.deciding(),
             weights_sha256=generator.weights_sha256 if generator else None,
             config_sha256=generator.config_sha256 if generator else None,
+            code_sha256=generator.code_sha256 if generator else None,
             directions_sha256=storage.sha256(directions) if directions else None,
             inputs={
                 **{name: Input(files=len(list_.paths), sha256=list_.digest) for name, list_ in facts.inputs.items()},

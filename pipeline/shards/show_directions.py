@@ -11,8 +11,7 @@ from ...manifests.directions import fragility_warnings, save_directions
 from ...manifests.errors import UsageError
 from ...manifests.recipe import Recipe
 from ...manifests.sources.generated import InterventionalStream
-from ..biggan.directions_sheet import draw_directions_sheet
-from ..biggan.fast_generator import fold
+from ..generators.directions_sheet import draw_directions_sheet
 from .settle import find_directions, gather
 
 
@@ -24,15 +23,17 @@ def write_directions(
     folder: Path,
     show: int,
     labels: Sequence[int],
+    allowed_code: str | None = None,
 ) -> Iterator[str]:
     """Write `directions.npz` and `directions.png` into `folder`; yields a line for each thing worth saying."""
     streams = [stream for stream in recipe.streams if isinstance(stream, InterventionalStream)]
     if not streams:
         raise UsageError(f"recipe {recipe.name!r} has no interventional stream, so no directions")
     stream = streams[0]
-    ingredients = gather(recipe, weights, inputs)
+    ingredients = gather(recipe, weights, inputs, allowed_code=allowed_code)
     generator, facts = ingredients.generator, ingredients.facts.generator
-    assert generator is not None and facts is not None and recipe.generator is not None
+    network = ingredients.network
+    assert generator is not None and network is not None and facts is not None and recipe.generator is not None
     for label in labels:
         if not 0 <= label < len(facts.class_names):
             raise UsageError(f"--classes: {label} is not a class label (0 to {len(facts.class_names) - 1})")
@@ -42,8 +43,7 @@ def write_directions(
     save_directions(found, folder / "directions.npz")
     yield f"directions: {folder / 'directions.npz'}"
 
-    fast = fold(
-        generator.model,
+    renderer = network.renderer(
         stream.batch_norm_truncation,
         batch_size=recipe.generator.batch_size,
         precision=recipe.generator.precision,
@@ -51,7 +51,7 @@ def write_directions(
     )
 
     def render(latents: NDArray[np.float32], class_labels: NDArray[np.int64]) -> NDArray[np.uint8]:
-        return fast.render(torch.from_numpy(latents), torch.from_numpy(class_labels))[0]
+        return renderer.render(torch.from_numpy(latents), torch.from_numpy(class_labels))[0]
 
     # The first latent of each class in the stream: the picture shows the dataset's own samples move.
     per_class = stream.latents_per_class * stream.per_latent()

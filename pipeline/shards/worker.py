@@ -24,6 +24,7 @@ from ...manifests.manifest import (
 from ...manifests.shard import ShardWriter, index_path
 from ...manifests.sources.stream import Stream
 from ...manifests.storage import Storage
+from ..generators.network import as_network
 from ..images.encode import encode_image, make_mark
 from ..sources import RENDERERS
 from ..sources.ahead import map_ahead, run_ahead
@@ -41,13 +42,15 @@ class WorkerSettings:
 
     plan: digest of the plan, by which a worker knows that it has the driver's dataset before it. weights, roots: the
     folder of the generator and the place of each input, as the user gave them; what is not given, each machine finds by
-    itself. earlier: where streams that others read are; None: at `url`. encoders: threads that encode images.
+    itself. code: the code of the recipe's generator, where the user lets it run. earlier: where streams that others
+    read are; None: at `url`. encoders: threads that encode images.
     """
 
     url: str
     plan: str
     device: str
     weights: str | None = None
+    code: str | None = None
     roots: dict[str, str] = field(default_factory=dict)
     earlier: str | None = None
     encoders: int = 2
@@ -76,13 +79,13 @@ class Worker:
         self._encoders = settings.encoders
         self._dataset = load_dataset(settings.url, settings.roots)
         check_plan(self._dataset, settings.plan)
-        generator = open_generator(self._dataset, settings.weights)
+        generator = open_generator(self._dataset, settings.weights, settings.code)
         self._context = RenderContext(
             self._dataset.recipe,
             self._dataset.facts,
             Storage(settings.earlier) if settings.earlier else self._dataset.storage,
             settings.device,
-            generator.model if generator else None,
+            as_network(generator.model) if generator else None,
             find_roots(self._dataset),
             {name: entry.sha256 for name, entry in self._dataset.entry.fingerprint.inputs.items()},
         )

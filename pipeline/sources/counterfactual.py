@@ -13,12 +13,12 @@ from torch import Tensor
 from ...manifests.errors import GenintError
 from ...manifests.sources.counterfactual import MECHANISMS, SWAPPED, CounterfactualStream
 from ...manifests.sources.stream import Sample
-from ..biggan.fast_generator import Precision
 from ..cgn.composition import compose
 from ..cgn.mechanisms import Cgn, fold_cgn
 from ..cgn.mnist_form import shuffle
 from ..cgn.network_files import cgn_place, make_stand_in, open_cgn
 from ..images.encode import encode_mask
+from ..networks.generator import Precision
 from .rendering import RenderContext, Rendered
 
 # Composed together: enough for vectors, little enough for memory at 256 px.

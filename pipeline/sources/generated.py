@@ -7,7 +7,7 @@ import torch
 
 from ...manifests.sources.generated import GeneratedStream
 from ...manifests.sources.stream import Sample
-from ..biggan.fast_generator import Rendering
+from ..networks.generator import Rendering
 from .rendering import RenderContext, Rendered
 
 # Latents computed together: their cost is that of numpy's calls, until they leave the processor's cache.

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pytorch_pretrained_biggan import BigGAN
 
 from ...manifests.recipe import Recipe
 from ...manifests.sources.stream import Facts, Sample
 from ...manifests.storage import Storage
-from ..biggan.fast_generator import FastGenerator, fold
+from ..generators.network import Network
+from ..networks.generator import Renderer
 from .stream_reader import StreamReader
 
 
@@ -47,13 +47,13 @@ class RenderContext:
     facts: Facts
     storage: Storage
     device: str
-    model: BigGAN | None = None
+    network: Network | None = None
     roots: Mapping[str, str] = field(default_factory=dict)
     digests: Mapping[str, str] = field(default_factory=dict)
     stand_ins: bool = False
     kept: dict[str, Any] = field(default_factory=dict)
     _readers: dict[str, StreamReader] = field(default_factory=dict)
-    _folded: dict[float, FastGenerator] = field(default_factory=dict)
+    _renderers: dict[float, Renderer] = field(default_factory=dict)
 
     @property
     def batch_size(self) -> int:
@@ -67,18 +67,17 @@ class RenderContext:
             self._readers.setdefault(stream, StreamReader(self.storage, self.facts.plan(stream)))
         return self._readers[stream]
 
-    def generator(self, truncation: float) -> FastGenerator:
-        """The generator with the batch-norm statistics of a truncation."""
-        assert self.recipe.generator is not None and self.model is not None
-        if truncation not in self._folded:
+    def generator(self, truncation: float) -> Renderer:
+        """The generator, of a BigGAN with the batch-norm statistics of a truncation."""
+        assert self.recipe.generator is not None and self.network is not None
+        if truncation not in self._renderers:
             # One at a time: a device has room for one large generator, and streams follow one another.
-            self._folded = {
-                truncation: fold(
-                    self.model,
+            self._renderers = {
+                truncation: self.network.renderer(
                     truncation,
                     batch_size=self.batch_size,
                     precision=self.recipe.generator.precision,
                     device=self.device,
                 )
             }
-        return self._folded[truncation]
+        return self._renderers[truncation]

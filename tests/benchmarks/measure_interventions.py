@@ -32,12 +32,12 @@ from genint.manifests.directions import Directions, intervene
 from genint.manifests.randomness import truncated_normal
 from genint.manifests.sources.generated import PACKAGE_BOUND
 from genint.manifests.world import CLASSES
-from genint.pipeline.biggan.directions import exact_directions
 from genint.pipeline.biggan.fast_generator import FastGenerator, fold
 from genint.pipeline.biggan.generator import load_generator
+from genint.pipeline.generators.directions import exact_directions
+from genint.pipeline.generators.load import weights_location
 from genint.pipeline.mini.measure_generator import read_images, train_reader
 from genint.pipeline.mini.world import compose_pictures
-from genint.pipeline.shards.settle import weights_location
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 

@@ -411,8 +411,8 @@ class Things:
         shutil.copytree(self.run, self.whole_run)
         self.directions = folder / "directions.npz"
         from genint.manifests.directions import save_directions
-        from genint.pipeline.biggan.directions import exact_directions
         from genint.pipeline.biggan.generator import load_generator
+        from genint.pipeline.generators.directions import exact_directions
 
         save_directions(exact_directions(load_generator(self.generator).model, 6), self.directions)
         self.files = {

@@ -998,8 +998,8 @@ def _(p: Place) -> str | None:
 
     from fuzz_weights import mutate_npz
     from genint.manifests.directions import load_directions, save_directions
-    from genint.pipeline.biggan.directions import exact_directions
     from genint.pipeline.biggan.generator import load_generator
+    from genint.pipeline.generators.directions import exact_directions
 
     path = p.new("n") / "d.npz"
     save_directions(

@@ -1,4 +1,4 @@
-"""Principal directions of a BigGAN layer: exactly for the first, from samples for any other."""
+"""Principal directions of a generator's layer: exactly where it is linear in the latents, else from samples."""
 
 import math
 from collections.abc import Iterator
@@ -6,16 +6,14 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pytorch_pretrained_biggan import BigGAN
-from pytorch_pretrained_biggan.model import GenBlock
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...manifests.directions import Directions, component_signs, sign_margins, value_margins
 from ...manifests.errors import GenintError, UsageError
 from ...manifests.randomness import normal, random_words, truncated_normal
+from ...manifests.recipe import FIRST_LAYER
 from ..networks.kernels import repeatable_kernels
-
-FIRST_LAYER = "generator.gen_z"
+from .network import Network, as_network, check_layer, placement, run_to_layer
 
 # The package cuts the normal distribution at two standard deviations, then scales it by the truncation.
 NORMAL_BOUND = 2.0
@@ -25,42 +23,44 @@ LATENT_STDEV = 0.8796256610342398  # of that distribution at truncation 1
 SMALLEST_SHARE = 1e-7
 
 
-def exact_directions(model: BigGAN, num_directions: int, class_label: int = 0) -> Directions:
-    """Principal directions of `generator.gen_z`, without sampling.
+def exact_directions(
+    model: nn.Module, num_directions: int, class_label: int = 0, layer: str = FIRST_LAYER
+) -> Directions:
+    """Principal directions of a layer that is linear in the latents, without sampling.
 
-    The layer is linear, act = W_z z + W_c c(y) + b, and z isotropic: the components of its activations are the left
-    singular vectors of W_z, the directions of z the right ones. They are the same for every class, as the paper's
-    Theorem 1 asks; `class_label` selects only whose mean activation is given.
+    act = W_z z + m(y), and z is isotropic: the components of the activations are the left singular vectors of W_z, the
+    directions of z the right ones. They are the same for every class where the class only adds, as in BigGAN and as the
+    paper's Theorem 1 asks; `class_label` says whose activations are looked at. Raises UsageError where the layer is not
+    linear.
     """
-    _check_request(model, num_directions, class_label)
-    layer, z_dim = model.generator.gen_z, model.config.z_dim
-    weight, u, v = (_to_numpy(tensor) for tensor in (layer.weight_orig, layer.weight_u, layer.weight_v))
-    # Spectral norm as a forward pass in eval mode computes it: of the full matrix, by the stored vectors.
-    weight = weight / (u @ (weight @ v))
-    if not np.isfinite(weight).all():
-        raise GenintError(f"{FIRST_LAYER}: weights that are not finite once divided by their spectral norm")
-    w_z, w_c = weight[:, :z_dim], weight[:, z_dim:]
-    # The Gram matrix has z_dim rows where W_z has 4 * 4 * 16 * channel_width.
+    network = as_network(model)
+    z_dim = network.z_dim
+    _check_request(network, num_directions, class_label)
+    check_layer(network, layer)
+    linear = network.linear_layer(layer, class_label)
+    w_z = linear.weight
+    if not np.isfinite(w_z).all():
+        raise GenintError(f"{layer}: weights that are not finite (divided by their spectral norm, where they have one)")
+    # The Gram matrix has z_dim rows where W_z of BigGAN has 4 * 4 * 16 * channel_width.
     squares, vectors = np.linalg.eigh(w_z.T @ w_z)
     values = np.sqrt(np.maximum(squares[::-1], 0.0))
-    _check_rank(FIRST_LAYER, values, num_directions)
+    _check_rank(layer, values, num_directions)
     latent = vectors.T[::-1][:num_directions]
     activation = latent @ w_z.T / values[:num_directions, None]
     signs = component_signs(activation)[:, None]
-    embedding = _to_numpy(model.embeddings.weight[:, class_label])
     return Directions(
         latent=latent * signs,
         latent_mean=np.zeros(z_dim),
         latent_stdev=np.ones(num_directions),
         activation=(activation * signs).astype(np.float32),
-        activation_mean=(w_c @ embedding + _to_numpy(layer.bias)).astype(np.float32),
+        activation_mean=linear.mean.astype(np.float32),
         activation_stdev=LATENT_STDEV * values[:num_directions],
-        activation_shape=(len(weight),),
+        activation_shape=(len(w_z),),
         variance_ratio=values[:num_directions] ** 2 / (values**2).sum(),
-        random_stdevs=LATENT_STDEV * np.linalg.norm(_random_units(num_directions, len(weight)) @ w_z, axis=1),
+        random_stdevs=LATENT_STDEV * np.linalg.norm(_random_units(num_directions, len(w_z)) @ w_z, axis=1),
         sign_margins=sign_margins(activation),
         value_margins=value_margins(values, num_directions),
-        layer=FIRST_LAYER,
+        layer=layer,
         class_label=class_label,
         source="exact",
     )
@@ -69,7 +69,7 @@ def exact_directions(model: BigGAN, num_directions: int, class_label: int = 0) -
 @torch.no_grad()
 @repeatable_kernels()
 def sampled_directions(
-    model: BigGAN,
+    model: nn.Module,
     layer: str,
     num_directions: int,
     samples: int,
@@ -83,12 +83,13 @@ def sampled_directions(
 
     A first stream of `samples` latents gives the principal components of the layer's activations, a second one the
     least-squares regression from coordinates along them back to z. Memory holds a batch and the components, however
-    many samples there are. The latents are those of the package (a normal cut at 2, times the truncation), keyed by
+    many samples there are. The latents are those of streams (a normal cut at 2, times the truncation), keyed by
     seed, layer and batch. Runs on the model's device, in double precision beyond the model itself.
     """
-    _check_request(model, num_directions, class_label)
-    _check_sampling(model, layer, num_directions, samples, truncation)
-    z_dim, device, dtype = model.config.z_dim, model.embeddings.weight.device, model.embeddings.weight.dtype
+    network = as_network(model)
+    _check_request(network, num_directions, class_label)
+    _check_sampling(network, layer, num_directions, samples, truncation)
+    z_dim, (device, dtype) = network.z_dim, placement(model)
 
     def sample(stream: str) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of latents [B, z_dim] and activations [B, D], float64."""
@@ -96,13 +97,13 @@ def sampled_directions(
             count = min(batch_size, samples - start)
             words = random_words(seed, f"{layer} {stream}", batch, count=count * z_dim)
             z = torch.from_numpy(truncation * truncated_normal(words, NORMAL_BOUND).reshape(count, z_dim)).to(device)
-            activations = _run_to_layer(model, layer, z.to(dtype), class_label, truncation)
+            activations = run_to_layer(network, layer, z.to(dtype), class_label, truncation)
             if not activations.isfinite().all():
                 raise GenintError(f"{layer}: activations that are not finite in samples {start}..{start + count - 1}")
             yield z, activations.flatten(1).double()
 
     origin = torch.zeros(1, z_dim, device=device, dtype=dtype)
-    shape = tuple(_run_to_layer(model, layer, origin, class_label, truncation).shape[1:])
+    shape = tuple(run_to_layer(network, layer, origin, class_label, truncation).shape[1:])
 
     # First stream: the principal components of the activations.
     # A rank of twice what is asked for: what each update cuts off then lies well below the last component kept.
@@ -181,25 +182,6 @@ class StreamedPca:
         self.count = count
 
 
-def _run_to_layer(model: BigGAN, layer: str, z: Tensor, class_label: int, truncation: float) -> Tensor:
-    """Activations [N, ...] of `layer`: the generator's forward pass, stopped there."""
-    generator = model.generator
-    embedding = model.embeddings.weight[:, class_label].expand(len(z), -1)
-    condition = torch.cat((z, embedding), dim=1)
-    x: Tensor = generator.gen_z(condition)
-    if layer == FIRST_LAYER:
-        return x
-    x = x.view(len(z), 4, 4, -1).permute(0, 3, 1, 2).contiguous()
-    for block in generator.layers[: _layer_names(model).index(layer)]:
-        x = block(x, condition, truncation) if isinstance(block, GenBlock) else block(x)
-    return x
-
-
-def _layer_names(model: BigGAN) -> list[str]:
-    """Layers that can have directions, in the order of the forward pass."""
-    return [FIRST_LAYER, *(f"generator.layers.{i}" for i in range(len(model.generator.layers)))]
-
-
 def _random_units(count: int, size: int) -> NDArray[np.float64]:
     """Random vectors of length 1, [count, size], the same for every model."""
     units = np.stack([normal(random_words(0, "random units", i, count=size)) for i in range(count)])
@@ -213,26 +195,19 @@ def _to_numpy(tensor: Tensor) -> NDArray[np.float64]:
     return array
 
 
-def _check_request(model: BigGAN, num_directions: int, class_label: int) -> None:
-    if not 1 <= num_directions <= model.config.z_dim:
-        raise UsageError(
-            f"num_directions = {num_directions}: a latent of {model.config.z_dim} numbers has 1 to that many"
-        )
-    if not 0 <= class_label < model.config.num_classes:
-        raise UsageError(f"class_label = {class_label}: the generator has classes 0 to {model.config.num_classes - 1}")
+def _check_request(network: Network, num_directions: int, class_label: int) -> None:
+    if not 1 <= num_directions <= network.z_dim:
+        raise UsageError(f"num_directions = {num_directions}: a latent of {network.z_dim} numbers has 1 to that many")
+    if not 0 <= class_label < network.num_classes:
+        raise UsageError(f"class_label = {class_label}: the generator has classes 0 to {network.num_classes - 1}")
 
 
-def _check_sampling(model: BigGAN, layer: str, num_directions: int, samples: int, truncation: float) -> None:
-    if layer not in _layer_names(model):
-        raise UsageError(f"no layer {layer!r} to take directions of; there are {', '.join(_layer_names(model))}")
+def _check_sampling(network: Network, layer: str, num_directions: int, samples: int, truncation: float) -> None:
+    check_layer(network, layer)
     if samples <= num_directions:
         raise UsageError(f"samples = {samples}: {num_directions} directions need more samples than that")
-    if not 0 < truncation <= 1:
-        raise UsageError(f"truncation = {truncation}: the generator has statistics for above 0 to 1")
-    if math.modf(truncation / (1.0 / (model.config.n_stats - 1)))[0] != 0:
-        # Off its grid, by the package's own arithmetic, it interpolates with the weights the wrong way round.
-        raise UsageError(f"truncation = {truncation}: the statistics read there would be wrong; take 1.0, 0.5 or 0.2")
-    assert not model.training, "a forward pass in train mode moves the spectral-norm vectors"
+    network.check_truncation(truncation)
+    assert not network.model.training, "a forward pass in train mode moves statistics and spectral-norm vectors"
 
 
 def _check_rank(layer: str, values: NDArray[np.float64], num_directions: int) -> None:
