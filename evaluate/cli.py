@@ -1,6 +1,9 @@
 """`genint-evaluate`: checkpoints in, a measured report out. Heavy imports wait inside the commands."""
 
+import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -128,10 +131,11 @@ workers_option = click.option(
     type=click.IntRange(1, 1024),
     help="CPU threads that compute. [default: OMP_NUM_THREADS, or the cores that it may use less --workers]",
 )
+@click.option("--json", "as_json", is_flag=True, help="Print results.json in place of a table.")
 def run(
     checkpoints: tuple[str, ...], datasets: tuple[str, ...], folders: tuple[str, ...], copies: tuple[str, ...],
     tables: tuple[str, ...], group_by: str | None, corruptions: int, out: Path, device: str, precision: str,
-    batch_size: int, workers: int, threads: int | None, export: bool, **published: str | None,
+    batch_size: int, workers: int, threads: int | None, export: bool, as_json: bool, **published: str | None,
 ) -> None:  # fmt: skip
     """Accuracy of checkpoints on test sets, side by side, as JSON and as one HTML page."""
     wanted = [f"{kind.replace('_', '-')}={location}" for kind, location in published.items() if location]
@@ -145,20 +149,23 @@ def run(
             )
         datasets = (MINI_DATASET,)
     from .report.report import accuracy_lines
-    from .report.results import open_results
+    from .report.results import RESULTS
     from .run import load_candidates, make_corrupted, measure, open_test_sets
     from .test_sets.streams import open_streams
 
     chosen = pick_device(device, workers, threads)
     candidates = load_candidates(checkpoints)
     test_sets = open_test_sets([*(f"shards={dataset}" for dataset in datasets), *wanted], group_by)
-    with open_results(out) as results:
+    with results_in(out) as results:
         if datasets and corruptions:
             test_sets += make_corrupted(open_streams(datasets[0], datasets[0])[0], out, corruptions, max(1, workers))
         measure(candidates, test_sets, out, results, chosen, precision, batch_size, workers, export)  # type: ignore[arg-type]
-        for line in accuracy_lines(results):
-            click.echo(line)
-        finish(out, results)
+        if not as_json:
+            for line in accuracy_lines(results):
+                click.echo(line)
+        finish(out, results, as_json)
+        if as_json:
+            click.echo((out / RESULTS).read_text("utf-8"), nl=False)
 
 
 @cli.command()
@@ -193,7 +200,7 @@ def corrupt(
     better than on saved JPEGs over 14 corruptions (10 on fog and contrast; imagenet-testbed's table). saved-difference
     measures it.
     """
-    from ..manifests.console import ProgressDisplay
+    from ..manifests.console import ProgressDisplay, say_next, say_start
     from .corrupt import corrupt as make_copy
     from .corruptions.frost import load_frost
     from .metrics.corruption_error import SEVERITIES, TEST_CORRUPTIONS
@@ -202,6 +209,7 @@ def corrupt(
     sets = open_test_set(source)
     if len(sets) != 1:
         raise UsageError(f"{source}: {len(sets)} sets ({', '.join(s.name for s in sets)}); name one of them")
+    say_start(out)
     with ProgressDisplay(f"corrupting {sets[0].name}", "images") as display:
         made = make_copy(
             sets[0],
@@ -216,6 +224,7 @@ def corrupt(
             display.update,
         )
     click.echo(f"{len(made)} sets of {len(made[0]):,} images in {out}")
+    say_next(f"genint-evaluate run --checkpoint PATH --corrupted {shlex.quote(str(out))} --out reports/corrupted")
 
 
 @cli.command("saved-difference")
@@ -237,7 +246,6 @@ def saved_difference(
 ) -> None:  # fmt: skip
     """How far corruptions in memory differ from the same saved as JPEG: in pixels, and in accuracy of checkpoints."""
     from ..manifests.console import ProgressDisplay
-    from .report.results import open_results
     from .run import load_candidates
     from .saved_difference import analyse_saved
     from .test_sets import open_test_set
@@ -249,7 +257,7 @@ def saved_difference(
         raise UsageError(f"--resize {resize}: expected a --crop too, no larger than it")
     chosen = pick_device(device)
     classifiers = [(candidate.name, candidate.classifier) for candidate in load_candidates(checkpoints)]
-    with open_results(out) as results:
+    with results_in(out) as results:
         with ProgressDisplay(f"corrupting {sets[0].name}", "images") as display:
             found = analyse_saved(sets[0], classifiers, images, resize, crop, seed, chosen, display.update)
         results.analyses["saved-difference"] = found
@@ -277,14 +285,13 @@ def failure_points(
 ) -> None:  # fmt: skip
     """The strength of a shift at which each sample is first misread, and how these failure points are distributed."""
     from .failure_points import analyse_failure_points
-    from .report.results import open_results
     from .run import load_candidates
     from .test_sets.strength_axis import open_strength_axis
 
     chosen = pick_device(device)
     classifiers = [(candidate.name, candidate.classifier) for candidate in load_candidates(checkpoints)]
     axis = open_strength_axis(streams)
-    with open_results(out) as results:
+    with results_in(out) as results:
         results.analyses["failure-points"] = analyse_failure_points(
             classifiers, axis, out, chosen, precision, batch_size, workers,  # type: ignore[arg-type]
         )  # fmt: skip
@@ -314,10 +321,9 @@ def failure_points(
 def fit_line(folders: tuple[Path, ...], clean: str, shifted: str, rows: tuple[str, ...], out: Path) -> None:
     """Fit a line of effective robustness through checkpoints of your own; the report sets its rows against it."""
     from .fit_line import fit_own_line
-    from .report.results import open_results
 
     line = fit_own_line(folders, clean, shifted, rows)
-    with open_results(out) as results:
+    with results_in(out) as results:
         results.lines = [e for e in results.lines if (e.test_set, e.clean) != (shifted, clean)] + [line]
         click.echo(
             f"logit({shifted}) = {line.slope:.4f} logit({clean}) {line.intercept:+.4f}, through {line.models} "
@@ -326,7 +332,18 @@ def fit_line(folders: tuple[Path, ...], clean: str, shifted: str, rows: tuple[st
         finish(out, results)
 
 
-def finish(out: Path, results: "Results") -> None:
+@contextmanager
+def results_in(out: Path) -> "Iterator[Results]":
+    """What earlier commands measured into a folder, while this one adds to it."""
+    from ..manifests.console import say_start
+    from .report.results import open_results
+
+    with open_results(out) as results:
+        say_start(out)
+        yield results
+
+
+def finish(out: Path, results: "Results", as_json: bool = False) -> None:
     """Save what was measured, and the page with it."""
     from .analyses.agreement import analyse_agreement
     from .report.report import write_report
@@ -341,7 +358,8 @@ def finish(out: Path, results: "Results") -> None:
 
     results.row_differences = compare_rows(results)
     save_results(out, results)
-    click.echo(f"look at {write_report(out, results)}")
+    # Not into the JSON.
+    click.echo(f"look at {write_report(out, results)}", err=as_json)
 
 
 @cli.command()
@@ -364,10 +382,9 @@ def correlation(
 ) -> None:
     """How much labels can be told from nuisances in each training distribution (Figure 3)."""
     from .analyses.correlation import analyse_correlation
-    from .report.results import open_results
 
     chosen = pick_device(device)
-    with open_results(out) as results:
+    with results_in(out) as results:
         results.analyses["correlation"] = analyse_correlation(
             predictor, distributions, test, images, epochs, out, chosen
         )
@@ -400,7 +417,6 @@ def causal_bound(
     """log P(x|z) of interventions that differ in t, k and s (Figures 5 and 6), and Theorem 1's bound."""
     from ..train.checkpoint import load_classifier
     from .analyses.causal_bound import analyse_causal_bound
-    from .report.results import open_results
 
     chosen = pick_device(device)
     pairs = [text.partition("=") for text in datasets]
@@ -408,7 +424,7 @@ def causal_bound(
     classifier = load_classifier(checkpoint)
     for own in (classifier, *trained.values()):
         own.model.to(chosen)
-    with open_results(out) as results:
+    with results_in(out) as results:
         results.analyses["causal-bound"] = analyse_causal_bound(
             classifier, [location for location, _, _ in pairs], stream, queries, trained,
             score, reduction, dictionary_size, out,  # type: ignore[arg-type]
@@ -438,10 +454,9 @@ def nuisances(
 ) -> None:  # fmt: skip
     """The true dependence of nuisances and labels, in the mini world, where nuisances can be read."""
     from .analyses.nuisances import analyse_nuisances
-    from .report.results import open_results
 
     chosen = pick_device(device)
-    with open_results(out) as results:
+    with results_in(out) as results:
         results.analyses["nuisances"] = analyse_nuisances(
             reader, reference, held_out, distributions, images, epochs, out, chosen
         )
@@ -492,12 +507,12 @@ def sources(
     from ..train.checkpoint import load_classifier
     from .analyses.sources import analyse_sources
     from .report.means import row_gains
-    from .report.results import load_results, open_results
+    from .report.results import load_results
 
     rows = dict(_pair("--brings", text, "STREAM=ROW") for text in brings)
     chosen = pick_device(device)
     classifier = load_classifier(object_reader)
-    with open_results(out) as results:
+    with results_in(out) as results:
         gains = row_gains(load_results(measured) if measured else results, shifted, rows) if rows else {}
         results.analyses |= analyse_sources(
             classifier, reader, reference, held_out, distributions, gains, images, epochs, out, chosen
@@ -528,13 +543,12 @@ def grad_cam(
 ) -> None:  # fmt: skip
     """Where classifiers look, and how much of it is the object (Figure 7)."""
     from .analyses.grad_cam import analyse_attention
-    from .report.results import open_results
     from .run import load_candidates
 
     chosen = pick_device(device)
     classifiers = [(candidate.name, candidate.classifier) for candidate in load_candidates(checkpoints)]
     for _, classifier in classifiers:
         classifier.model.to(chosen)
-    with open_results(out) as results:
+    with results_in(out) as results:
         results.analyses["grad-cam"] = analyse_attention(classifiers, streams, images, show, out, layer)
         finish(out, results)

@@ -1,10 +1,11 @@
 """What every command shows: while it works, a live bar on a terminal or plain lines; when it fails, one line."""
 
 import os
+import shlex
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -53,6 +54,23 @@ def exit_codes() -> Iterator[None]:
 def command_arguments() -> list[str]:
     """The command's arguments, with `~` expanded as shells do, and where they do not: after `=`, as in --out=~/run."""
     return ["=".join(os.path.expanduser(part) for part in argument.split("=")) for argument in sys.argv[1:]]
+
+
+def say_start(place: object, resumes: bool = True) -> None:
+    """Say where a long command writes, and what becomes of that where it is interrupted."""
+    after = "the same command goes on" if resumes else "the same command starts again"
+    _say(f"writes to {place}; if it is interrupted, {after}")
+
+
+def say_next(*steps: Sequence[object] | str) -> None:
+    """Say what to look at, or which commands to give, after one has ended well."""
+    for step in steps:
+        _say(f"next: {step if isinstance(step, str) else shlex.join(map(str, step))}")
+
+
+def _say(line: str) -> None:
+    # Not on stdout: what a command gives there is for others to read.
+    print(shorten(mask_credentials(line), LONGEST_MESSAGE), file=sys.stderr)
 
 
 def _settle_home() -> None:

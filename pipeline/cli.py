@@ -5,11 +5,11 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -19,10 +19,12 @@ from ..manifests.errors import GenintError, UsageError, mask_credentials, shorte
 
 if TYPE_CHECKING:
     from ..manifests.dataset import Dataset
-    from ..manifests.manifest import Manifest
+    from ..manifests.manifest import Manifest, Record
+    from ..manifests.sources import AnyStream
     from ..manifests.storage import Storage
     from .shards.driver import Build
     from .shards.executor import WorkerPool
+    from .shards.rebuild import Rebuilt
     from .shards.settle import Ingredients
     from .shards.worker import WorkerSettings
 
@@ -102,6 +104,7 @@ def pool_options(command: Command) -> Command:
     return command
 
 
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON in place of a table.")
 pem_file = click.Path(path_type=Path, exists=True, dir_okay=False)
 license_option = click.option(
     "--license",
@@ -131,19 +134,33 @@ def parse_inputs(inputs: tuple[str, ...]) -> dict[str, str]:
 
 @cli.command()
 @click.argument("name", required=False)
-def recipes(name: str | None) -> None:
+@json_option
+def recipes(name: str | None, as_json: bool) -> None:
     """List the shipped recipes, or print one as a start for your own."""
     from ..manifests.recipe import load_recipe, shipped_recipes
 
     texts = shipped_recipes()
     if name:
-        load_recipe(name)
+        loaded = load_recipe(name)
+        if as_json:
+            click.echo(json.dumps(loaded.model_dump(mode="json", exclude_none=True), indent=2))
+            return
         click.echo(texts.get(name) or Path(name).read_text("utf-8"), nl=False)
         return
-    for known, text in texts.items():
-        recipe = load_recipe(known)
-        streams = ", ".join(stream.name for stream in recipe.streams)
-        click.echo(f"{known:24} {text.splitlines()[0].removeprefix('# ')}\n{'':24} streams: {streams}")
+    rows = [
+        {
+            "name": known,
+            "description": text.splitlines()[0].removeprefix("# "),
+            "streams": [stream.name for stream in load_recipe(known).streams],
+        }
+        for known, text in texts.items()
+    ]
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return
+    for row in rows:
+        streams = ", ".join(row["streams"])
+        click.echo(f"{row['name']:24} {row['description']}\n{'':24} streams: {streams}")
 
 
 @cli.command()
@@ -171,6 +188,7 @@ def directions(
     device: str, out: Path | None, show: int, class_text: str,
 ) -> None:  # fmt: skip
     """Compute a recipe's principal directions: a GANSpace .npz and a picture of what each one does."""
+    from ..manifests.console import say_next, say_start
     from ..manifests.recipe import load_recipe
     from .shards.environment import check_device
     from .shards.show_directions import write_directions
@@ -182,8 +200,10 @@ def directions(
     loaded = load_recipe(recipe, overrides)
     folder = out or Path("directions") / loaded.name
     bound, device = parse_inputs(inputs), check_device(device)
+    say_start(folder, resumes=False)
     for line in write_directions(loaded, weights, bound, device, folder, show, labels, allowed_code):
         click.echo(line)
+    say_next(f"look at the picture; where objects dissolve, narrow step_ranges in {recipe}")
 
 
 @cli.command("build-shards")
@@ -200,10 +220,12 @@ def directions(
 @click.option(
     "--dry-run", is_flag=True, help="Print shards, samples, bytes, device hours and free disk; write nothing."
 )
+@json_option
 def build_shards(
     recipe: str, overrides: tuple[str, ...], weights: str | None, allowed_code: str | None, inputs: tuple[str, ...],
     licenses: tuple[str, ...], device: str, out: str | None, stream_names: tuple[str, ...], executor: str,
     workers: int | None, workers_per_device: int, encoders: int | None, address: str | None, dry_run: bool,
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Render every missing shard of RECIPE (a shipped name or a file) and write the dataset's manifest.
 
@@ -213,6 +235,8 @@ def build_shards(
     from ..manifests.storage import Storage
     from .shards.settle import driver_lock, gather, settle
 
+    if as_json and not dry_run:
+        raise UsageError("--json: only with --dry-run; manifest.json tells of what is built")
     pool = Pool(executor, workers, workers_per_device, encoders, address, device)
     loaded = load_recipe(recipe, (*overrides, *parse_licenses(licenses)))
     names = [loaded.stream(name).name for name in stream_names] or [stream.name for stream in loaded.streams]
@@ -220,7 +244,7 @@ def build_shards(
     own_device = pool.own_device()
     ingredients = gather(loaded, weights, parse_inputs(inputs), dry_run, allowed_code)
     if dry_run:
-        _print_estimate(ingredients, storage, own_device, names)
+        _print_estimate(ingredients, storage, own_device, names, as_json)
         return
     with driver_lock(storage):
         _complete(settle(ingredients, storage, own_device), ingredients, names, pool)
@@ -289,7 +313,7 @@ def merge(datasets: tuple[str, ...], out: str, name: str | None, inputs: tuple[s
 
     The same command continues what was interrupted.
     """
-    from ..manifests.console import ProgressDisplay
+    from ..manifests.console import ProgressDisplay, say_next, say_start
     from ..manifests.dataset import load_dataset
     from ..manifests.manifest import MANIFEST
     from ..manifests.storage import Storage
@@ -302,17 +326,20 @@ def merge(datasets: tuple[str, ...], out: str, name: str | None, inputs: tuple[s
     loaded = [load_dataset(dataset, parse_inputs(inputs)) for dataset in datasets]
     with driver_lock(storage):
         merged = merging.plan_merge(loaded, name or Path(out.rstrip("/")).name, storage)
+        say_start(storage)
         total = sum(dataset.plan(stream.name).num_shards for dataset in loaded for stream in dataset.recipe.streams)
         with ProgressDisplay("merge", "shards") as display:
             for done, _ in enumerate(merging.merge(loaded, merged), 1):
                 display.update(done, total)
     click.echo(f"manifest: {storage / MANIFEST}")
+    say_next(["genint-pipeline", "verify", out])
 
 
 @cli.command()
 @click.argument("dataset", default="datasets/mini")
 @click.option("--dry-run", is_flag=True, help="Name the files; remove nothing.")
-def clean(dataset: str, dry_run: bool) -> None:
+@json_option
+def clean(dataset: str, dry_run: bool, as_json: bool) -> None:
     """Remove what interrupted builds left in DATASET. What is whole stays, and an unfinished build can go on."""
     from ..manifests.console import format_bytes
     from ..manifests.dataset import load_dataset
@@ -323,9 +350,13 @@ def clean(dataset: str, dry_run: bool) -> None:
     with driver_lock(loaded.storage, tidy=False):
         leftovers = dict(find_leftovers(loaded))
         for name in leftovers:
-            click.echo(name)
+            if not as_json:
+                click.echo(name)
             if not dry_run:
                 loaded.storage.remove(name)
+    if as_json:
+        click.echo(json.dumps({"removed": not dry_run, "bytes": leftovers}, indent=2))
+        return
     verb = "would be removed" if dry_run else "removed"
     click.echo(f"{len(leftovers):,} files {verb}, {format_bytes(sum(leftovers.values()))}")
 
@@ -375,7 +406,7 @@ def _complete(
     dataset: "Dataset", ingredients: "Ingredients", names: list[str], pool: Pool, refill: bool = False
 ) -> None:
     """Make whatever a settled dataset lacks, and close it. refill: look at every byte, and try what was lost again."""
-    from ..manifests.console import format_bytes
+    from ..manifests.console import format_bytes, say_next, say_start
     from ..manifests.manifest import MANIFEST, preview_name
     from .release.close import excess_failures, find_problems, release, reopen
     from .release.preview import draw_previews
@@ -407,6 +438,8 @@ def _complete(
     for line in warn_of_long_work(dataset, names, worker_device, cores):
         click.echo(f"warning: {line}", err=True)
     lost_workers = 0
+    if not complete:
+        say_start(storage)
     while not complete:
         build = _build(dataset, names, lambda: pool.start(settings))
         sound |= build.made
@@ -436,6 +469,18 @@ def _complete(
     excess = excess_failures(dataset)
     if excess:
         raise GenintError("; ".join(excess))
+    say_next(
+        "look at the contact sheets",
+        ["genint-pipeline", "verify", storage, "--rebuild", "1", *ingredients.flags],
+        *training_step(str(storage), recipe.streams),
+    )
+
+
+def training_step(dataset: str, streams: "Iterable[AnyStream]") -> list[list[str]]:
+    """The command that trains on a dataset, if it has natural images to train on."""
+    if any(stream.role == "natural" and stream.split == "train" for stream in streams):
+        return [["genint-train", "--shards", dataset, "--out", f"runs/{Path(dataset).name}"]]
+    return []
 
 
 def _build(dataset: "Dataset", names: list[str], start_pool: "Callable[[], WorkerPool]") -> "Build":
@@ -514,11 +559,25 @@ def _this_command() -> str:
     return mask_credentials(shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]]))
 
 
-def _print_estimate(ingredients: "Ingredients", storage: "Storage", device: str, names: list[str]) -> None:
+def _print_estimate(
+    ingredients: "Ingredients", storage: "Storage", device: str, names: list[str], as_json: bool
+) -> None:
     from ..manifests.console import format_bytes, format_seconds
     from .shards.environment import describe_environment
     from .shards.estimate import estimate_streams
 
+    if as_json:
+        rows = list(estimate_streams(ingredients, storage, device, names))
+        tree = {
+            "device": describe_environment(device).device,
+            "streams": [vars(row) for row in rows],
+            "bytes": sum(row.bytes for row in rows),
+            "device_seconds": sum(row.device_seconds for row in rows),
+            "free_bytes": storage.free_bytes(),
+            "timed_with_random_weights": ingredients.stand_ins,
+        }
+        click.echo(json.dumps(tree, indent=2))
+        return
     click.echo(f"{'stream':20} {'samples':>12} {'shards':>8} {'bytes':>10} {'device time':>12}")
     size = seconds = 0.0
     for row in estimate_streams(ingredients, storage, device, names):
@@ -537,7 +596,8 @@ def _print_estimate(ingredients: "Ingredients", storage: "Storage", device: str,
 
 @cli.command()
 @click.argument("dataset", default="datasets/mini")
-def status(dataset: str) -> None:
+@json_option
+def status(dataset: str, as_json: bool) -> None:
     """How far a dataset is, finished or under way."""
     from ..manifests.dataset import load_dataset
     from ..manifests.manifest import MANIFEST, load_manifest
@@ -545,16 +605,23 @@ def status(dataset: str) -> None:
 
     loaded = load_dataset(dataset)
     store = RecordStore(loaded.storage)
-    missing = 0
+    rows: list[dict[str, Any]] = []
     for stream in loaded.recipe.streams:
         plan = loaded.plan(stream.name)
         lacking = len(store.missing_shards(stream.name, plan.num_shards))
-        missing += lacking
-        click.echo(f"{stream.name:20} {plan.num_shards - lacking:>8,} of {plan.num_shards:,} shards")
-    if not loaded.storage.exists(MANIFEST):
+        rows.append({"name": stream.name, "shards": plan.num_shards, "missing": lacking})
+        if not as_json:
+            click.echo(f"{stream.name:20} {plan.num_shards - lacking:>8,} of {plan.num_shards:,} shards")
+    missing = sum(row["missing"] for row in rows)
+    has_manifest = loaded.storage.exists(MANIFEST)
+    if has_manifest:
+        load_manifest(loaded.storage)  # raises where it is damaged
+    if as_json:
+        click.echo(json.dumps({"streams": rows, "complete": has_manifest and not missing}, indent=2))
+        return
+    if not has_manifest:
         click.echo("under way: no manifest yet")
         return
-    load_manifest(loaded.storage)  # raises where it is damaged
     click.echo(
         f"not complete: its manifest is written, but {missing:,} shards are missing; build-shards makes them again"
         if missing
@@ -581,12 +648,14 @@ def status(dataset: str) -> None:
 @code_option
 @input_option
 @device_option
+@json_option
 def verify(
     dataset: str, rebuild: str | None, report: Path | None, signature: bool, public_key: Path | None,
     roots: tuple[Path, ...], identity: str | None, issuer: str | None, weights: str | None, allowed_code: str | None,
-    inputs: tuple[str, ...], device: str,
+    inputs: tuple[str, ...], device: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Check every byte of DATASET against its digests, and manifest and samples against the recipe's plan."""
+    from ..manifests.console import say_next
     from ..manifests.dataset import load_dataset
     from ..manifests.manifest import load_manifest
     from ..manifests.verification import other_files
@@ -606,16 +675,29 @@ def verify(
         from .release.signature import Trusted, verify_signature
 
         verify_signature(loaded.storage, Trusted(public_key, roots, identity, issuer))
-        click.echo(f"signed by {public_key or identity or 'a holder of a certificate below the roots given'}")
+        signer = public_key or identity or "a holder of a certificate below the roots given"
+        click.echo(f"signed by {signer}", err=as_json)
     manifest = load_manifest(loaded.storage, altered=True)
     shards, samples = _verify_bytes(loaded, manifest)
     others = other_files(loaded, has_card=manifest.version is not None)
+    found = {"streams": len(loaded.recipe.streams), "shards": shards, "samples": samples, "other_files": len(others)}
     click.echo(
-        f"{len(loaded.recipe.streams)} streams, {shards:,} shards, {samples:,} samples and {len(others)} "
-        "other files: every byte and every parameter as recorded, every record and the manifest as planned"
+        f"{found['streams']} streams, {shards:,} shards, {samples:,} samples and {len(others)} "
+        "other files: every byte and every parameter as recorded, every record and the manifest as planned",
+        err=as_json,
     )
-    if rebuild:
-        _rebuild(loaded, manifest, count, device, weights, allowed_code, report)
+    again = _rebuild(loaded, manifest, count, device, weights, allowed_code, report, as_json) if rebuild else []
+    if as_json:
+        click.echo(json.dumps({**found, "rebuilt": [vars(each) for each in again]}, indent=2, default=_name_shard))
+    failed = sum(not result.is_reproduced for result in again)
+    if failed:
+        raise GenintError(f"{failed} shards could not be made again as they were")
+    if not rebuild:
+        say_next(["genint-pipeline", "verify", dataset, "--rebuild", "1"])
+
+
+def _name_shard(record: "Record") -> dict[str, object]:
+    return {"stream": record.stream, "shard_index": record.shard_index}
 
 
 def _verify_bytes(dataset: "Dataset", manifest: "Manifest") -> tuple[int, int]:
@@ -653,8 +735,9 @@ def parse_count(text: str) -> int:
 
 def _rebuild(
     dataset: "Dataset", manifest: "Manifest", count: int | None, device: str, weights: str | None,
-    allowed_code: str | None, report: Path | None,
-) -> None:  # fmt: skip
+    allowed_code: str | None, report: Path | None, as_json: bool,
+) -> "list[Rebuilt]":  # fmt: skip
+    """Make shards again and say of each how it compares."""
     from .shards.environment import check_device, describe_environment
     from .shards.rebuild import rebuild_shards
     from .shards.report import make_report
@@ -669,13 +752,12 @@ def _rebuild(
         else:
             where = "the same environment" if result.same_environment else "another environment"
             pixels = f"bytes differ in {where}, largest pixel difference {result.largest_difference} of 255"
-        click.echo(f"{result.record.stream} shard {result.record.shard_index}: parameters {parameters}, {pixels}")
+        name = f"{result.record.stream} shard {result.record.shard_index}"
+        click.echo(f"{name}: parameters {parameters}, {pixels}", err=as_json)
     if report is not None:
         report.write_text(make_report(dataset, manifest, results, describe_environment(device)), "utf-8")
-        click.echo(f"report: {report}")
-    failed = sum(not result.is_reproduced for result in results)
-    if failed:
-        raise GenintError(f"{failed} shards could not be made again as they were")
+        click.echo(f"report: {report}", err=as_json)
+    return results
 
 
 @cli.command()
@@ -715,7 +797,7 @@ def publish(dataset: str, place: str, licenses: tuple[str, ...], accept_terms: b
     Every byte is verified first. The same command continues what was interrupted. Credentials are those of the hub's
     and the bucket's own clients.
     """
-    from ..manifests.console import ProgressDisplay
+    from ..manifests.console import ProgressDisplay, say_next, say_start
     from ..manifests.dataset import load_dataset
     from ..manifests.errors import FormatError
     from ..manifests.manifest import load_manifest
@@ -738,6 +820,7 @@ def publish(dataset: str, place: str, licenses: tuple[str, ...], accept_terms: b
     kind, _, name = place.partition(":")
     target = None if kind in ("hf", "zenodo-folder") else Storage(place)
     _verify_bytes(loaded, manifest)
+    say_start(place)
     if target is not None:
         total = len(list(publishing.release_files(loaded, manifest))) + 1
         with ProgressDisplay("publish", "files") as display:
@@ -749,6 +832,9 @@ def publish(dataset: str, place: str, licenses: tuple[str, ...], accept_terms: b
     else:
         written = publishing.write_deposit(loaded, manifest, Path(name))
         click.echo(f"{len(written)} files to deposit: {name}")
+        say_next(f"upload what is in {name}, and put the DOI into the recipe's [card]")
+        return
+    say_next(f"others get it with genint-pipeline fetch {shlex.quote(place)} FOLDER")
 
 
 @cli.command()
@@ -762,7 +848,8 @@ def fetch(url: str, folder: str, stream_names: tuple[str, ...]) -> None:
 
     The same command continues what was interrupted.
     """
-    from ..manifests.console import ProgressDisplay
+    from ..manifests.console import ProgressDisplay, say_next, say_start
+    from ..manifests.manifest import load_dataset_recipe
     from ..manifests.storage import Storage
     from .release import fetch as fetching
     from .shards.settle import driver_lock
@@ -771,12 +858,16 @@ def fetch(url: str, folder: str, stream_names: tuple[str, ...]) -> None:
     target = Storage(folder)
     manifest = fetching.plan_fetch(source, target, stream_names)
     wanted = [stream for stream in manifest.streams if not stream_names or stream.name in stream_names]
+    say_start(target)
     with driver_lock(target), ProgressDisplay("fetch", "files") as display:
         total = 2 * sum(stream.shards for stream in wanted)
         for done, _ in enumerate(fetching.fetch(source, manifest, target, stream_names), 1):
             display.update(done, max(done, total))
     left_out = ", ".join(stream.name for stream in manifest.streams if stream not in wanted)
     click.echo(f"fetched: {target}{f' (without {left_out})' if left_out else ''}")
+    if not left_out:
+        say_next(["genint-pipeline", "verify", folder])
+    say_next(*training_step(folder, load_dataset_recipe(target).streams))
 
 
 @cli.command()
@@ -863,7 +954,7 @@ def fit_generator(out: Path, steps: int, seed: int, confounding: float, start: s
 
     The same command continues what was interrupted.
     """
-    from ..manifests.console import ProgressDisplay
+    from ..manifests.console import ProgressDisplay, say_next, say_start
     from .biggan.generator import load_generator
     from .generators.load import weights_location
     from .mini import fit_generator as fitting
@@ -873,6 +964,7 @@ def fit_generator(out: Path, steps: int, seed: int, confounding: float, start: s
     device = check_device(device)
     settings = fitting.FitSettings(seed=seed, steps=steps, confounding=confounding)
     fitted = load_generator(weights_location(start)) if start else None
+    say_start(out)
     with ProgressDisplay("fit-generator", "steps") as display:
         for progress in fitting.fit_generator(out, settings, device, fitted):
             losses = f"losses {progress.loss_generator:+.2f} {progress.loss_discriminator:.2f}"
@@ -881,6 +973,7 @@ def fit_generator(out: Path, steps: int, seed: int, confounding: float, start: s
     report = measure_generator(out, settings.confounding, device)
     (out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     click.echo(json.dumps(report, indent=2))
+    say_next(["genint-pipeline", "directions", "--weights", out])
 
 
 @cli.command("fit-encoder")
@@ -892,16 +985,27 @@ def fit_generator(out: Path, steps: int, seed: int, confounding: float, start: s
 )
 def fit_encoder(out: Path, epochs: int, seed: int, confounding: float) -> None:
     """Train the mini world's perceptual encoder, which its transfers compare pictures by, and measure it."""
-    from ..manifests.console import ProgressDisplay
+    from ..manifests.console import ProgressDisplay, say_next, say_start
     from .mini import fit_encoder as fitting
 
     settings = fitting.EncoderSettings(seed=seed, epochs=epochs, confounding=confounding)
+    say_start(out, resumes=False)
     with ProgressDisplay("fit-encoder", "steps") as display:
         for progress in fitting.fit_encoder(out, settings):
             display.update(progress.step, progress.steps, f"cross entropy {progress.loss:.2f}")
     report = fitting.measure_encoder(out, confounding)
     (out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     click.echo(json.dumps(report, indent=2))
+    say_next(
+        [
+            "genint-pipeline",
+            "build-shards",
+            "--input",
+            f"mini-encoder={out / 'encoder.pth'}",
+            "--out",
+            "datasets/own-encoder",
+        ]
+    )
 
 
 @cli.command("fit-saliency")
@@ -913,16 +1017,18 @@ def fit_encoder(out: Path, epochs: int, seed: int, confounding: float) -> None:
 )
 def fit_saliency(out: Path, steps: int, seed: int, confounding: float) -> None:
     """Train the mini world's saliency network, which makes the masks of its CGN, and measure it."""
-    from ..manifests.console import ProgressDisplay
+    from ..manifests.console import ProgressDisplay, say_next, say_start
     from .fitting import fit_saliency as fitting
 
     settings = fitting.SaliencySettings(seed=seed, steps=steps, confounding=confounding)
+    say_start(out, resumes=False)
     with ProgressDisplay("fit-saliency", "steps") as display:
         for progress in fitting.fit_saliency(out, settings):
             display.update(progress.step, steps, f"cross entropy {progress.loss:.3f}")
     report = fitting.measure_saliency(out, confounding)
     (out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     click.echo(json.dumps(report, indent=2))
+    say_next(["genint-pipeline", "fit-cgn", "--input", f"mini-saliency={out / 'saliency.pth'}", "--out", "cgns/own"])
 
 
 @cli.command("fit-cgn")
@@ -951,7 +1057,7 @@ def fit_cgn(
 
     The same command continues what was interrupted.
     """
-    from ..manifests.console import ProgressDisplay
+    from ..manifests.console import ProgressDisplay, say_next, say_start
     from ..manifests.recipe import MINI_GENERATOR
     from .cgn.fit import fit
     from .cgn.settings import BigGanFit, load_settings
@@ -966,6 +1072,7 @@ def fit_cgn(
         raise UsageError(f"--weights {weights}: preset {preset!r} starts from no generator")
     folder = out or Path("cgns") / Path(preset).name.removesuffix(".toml")
     prepared = prepare(settings, weights or weights_location, parse_inputs(inputs), device)
+    say_start(folder)
     with ProgressDisplay("fit-cgn", "steps") as display:
         for progress in fit(folder, prepared.learner, prepared.identity, sheet_every, save_every):
             display.update(progress.step, progress.steps, progress.describe())
@@ -976,3 +1083,4 @@ def fit_cgn(
         report = measure_cgn(folder, weights or weights_location(settings.generator), device=device)
         (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
         click.echo(json.dumps(report, indent=2))
+    say_next(["genint-pipeline", "interpolate", "--cgn", folder])

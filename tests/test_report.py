@@ -115,13 +115,14 @@ def test_second_run_adds_to_the_folder_and_reuses_predictions(report, runs, refe
     out = tmp_path / "copy"
     shutil.copytree(report, out)
     before = {path: path.stat().st_mtime_ns for path in (out / "cache").iterdir()}
-    code, printed, error = evaluate(
-        "run", "--checkpoint", runs / "b", "--shards", f"{reference}:natural", "--corruptions", 0, "--out", out
-    )
+    arguments = ["--shards", f"{reference}:natural", "--corruptions", 0, "--out", out, "--json"]
+    code, printed, error = evaluate("run", "--checkpoint", runs / "b", *arguments)
     assert code == 0, error
+    assert json.loads(printed) == json.loads((out / "results.json").read_text())
+    assert f"writes to {out}; if it is interrupted, the same command goes on" in error
+    assert f"look at {out / 'index.html'}" in error
     assert {path: path.stat().st_mtime_ns for path in (out / "cache").iterdir()} == before
     assert [entry.name for entry in load_results(out).checkpoints] == ["both/a", "both/b", "a", "b"]
-    assert "tiny/natural" in printed
 
 
 def test_corrupted_copy_is_made_once_and_told_apart(runs, reference, evaluate, tmp_path):

@@ -56,6 +56,12 @@ def test_a_run_trains_validates_and_is_finished(genint_train: Train, reference: 
     result = genint_train(*command)
     assert (result.exit_code, result.out) == (0, f"checkpoint: {out / 'last.pt'}\n"), result.err
     assert "validation top-1" in result.err and "loss natural" in result.err
+    assert f"writes to {out}; if it is interrupted, the same command goes on" in result.err
+    # The tiny dataset has nothing to test on.
+    assert (
+        f"next: genint-evaluate run --checkpoint {out} --out reports/run with a test set, such as --folder"
+        in result.err
+    )
     assert load_classifier(str(out)).arch == "shufflenet_v2_x0_5"
     assert genint_train(*command).out == f"{out}: finished already, at step 2\n"
 

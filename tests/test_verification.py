@@ -59,7 +59,7 @@ def verify(dataset: Path, run_cli: Callable[..., Any]) -> Callable[[], list[str]
 
     def run() -> list[str]:
         result = run_cli("verify", dataset)
-        lines = [line for line in result.err.splitlines() if not line.startswith("verify: ")]
+        lines = [line for line in result.err.splitlines() if not line.startswith(("verify: ", "next: "))]
         assert result.exit_code == (1 if lines else 0)
         assert "Traceback" not in result.err
         return lines

@@ -1,5 +1,6 @@
 """`genint-train`: shards and natural images in, a checkpoint out. Heavy imports wait inside the command."""
 
+import json
 import os
 import shlex
 import signal
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 EPILOG = """Exit codes: 0 ok, 1 failed work, 2 bad usage, 130 interrupted (SIGINT), 143 terminated (SIGTERM); after the
 last two everything is saved, and the same command goes on. Several processes: torchrun --nproc-per-node N --no-python
 genint-train ... Presets: `genint-train presets` lists them, `genint-train presets NAME` prints one."""
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON in place of a table.")
 
 
 def main() -> None:
@@ -45,13 +49,21 @@ def main() -> None:
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("name", required=False)
 @click.option("--differences", is_flag=True, help="What each says of where the paper and its released code disagree.")
-def presets(name: str | None, differences: bool) -> None:
+@json_option
+def presets(name: str | None, differences: bool, as_json: bool) -> None:
     """List the shipped presets, or print preset NAME with its comments and those that it extends."""
-    from .configuration import describe_preset, preset_texts, shipped_presets
+    from .configuration import describe_preset, load_configuration, preset_texts, shipped_presets
 
+    if name is not None and as_json:
+        click.echo(load_configuration(name).model_dump_json(indent=2))
+        return
     if name is not None:
         texts = preset_texts(name)
         click.echo("\n".join(f"# {of}\n{text}" if len(texts) > 1 else text for of, text in texts.items()), nl=False)
+        return
+    if as_json:
+        lines = {of: describe_preset(text) for of, text in shipped_presets().items()}
+        click.echo(json.dumps(lines, indent=2))
         return
     for of, text in shipped_presets().items():
         comment = [line.removeprefix("#").strip() for line in text.splitlines() if line.startswith("#")]
@@ -102,6 +114,7 @@ def presets(name: str | None, differences: bool) -> None:
     "[default: the dataset's natural stream of split validation]",
 )
 @click.option("--dry-run", is_flag=True, help="Print the configuration, streams and steps, and stop.")
+@json_option
 @click.option("--workers", type=click.IntRange(min=0), default=0, show_default=True, help="Processes that read images.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option(
@@ -145,6 +158,7 @@ def train(
     overrides: tuple[str, ...],
     validation: str | None,
     dry_run: bool,
+    as_json: bool,
     workers: int,
     device: str,
     threads: int | None,
@@ -162,6 +176,8 @@ def train(
     """
     from .configuration import load_configuration
 
+    if as_json and not dry_run:
+        raise UsageError("--json: only with --dry-run; a run's numbers are in RUN/metrics.jsonl")
     if steps and epochs:
         raise UsageError("--steps and --epochs: give one of them")
     share = _share(validation)
@@ -202,18 +218,19 @@ def train(
     inputs = open_inputs(configuration, shards, imagenet, None if share else validation, opened)
     settings = Settings(workers, accumulate, keep, log_every, save_every, validate_every, verify, skip_unreadable)
     if dry_run:
-        _describe(configuration, inputs, note)
+        _describe(configuration, inputs, note, as_json)
         return 0
     if out is None:
         raise UsageError("--out RUN is missing: the folder of the run")
     _set_threads(threads, workers)
-    return _train(configuration, inputs, out, device, settings, note)
+    return _train(configuration, inputs, out, device, settings, note, shards)
 
 
 def _train(
-    configuration: "Configuration", inputs: "Inputs", out: Path, device: str, settings: "Settings", note: str | None
-) -> int:
-    from ..manifests.console import ProgressDisplay
+    configuration: "Configuration", inputs: "Inputs", out: Path, device: str, settings: "Settings", note: str | None,
+    shards: tuple[str, ...],
+) -> int:  # fmt: skip
+    from ..manifests.console import ProgressDisplay, say_next, say_start
     from .distributed import LostRank, join
     from .trainer import describe_line
     from .trainer import train as train_steps
@@ -232,6 +249,7 @@ def _train(
         if first.finished:
             click.echo(f"{out}: finished already, at step {first.step:,}")
             return 0
+        say_start(out)
         for line in (note, *first.notes) if note else first.notes:
             click.echo(line, err=True)
         with ProgressDisplay("train", "steps") as display:
@@ -252,7 +270,21 @@ def _train(
             click.echo(f"stopped by {name} at step {report.step:,}, saved; to go on: {_command()}", err=True)
             return 128 + stopped
         click.echo(f"checkpoint: {out / 'last.pt'}")
+        measure = ["genint-evaluate", "run", "--checkpoint", str(out), "--out", f"reports/{out.name}"]
+        tested = next(filter(_has_test, shards), None)
+        elsewhere = f"{shlex.join(measure)} with a test set, such as --folder DIR"
+        say_next([*measure, "--shards", tested] if tested else elsewhere, ["tensorboard", "--logdir", out])
         return 0
+
+
+def _has_test(dataset: str) -> bool:
+    """Whether `genint-evaluate run` finds a test stream in a dataset by itself."""
+    from ..manifests.manifest import load_manifest
+    from ..manifests.storage import Storage
+
+    return any(
+        stream.role == "natural" and stream.split == "test" for stream in load_manifest(Storage(dataset)).streams
+    )
 
 
 def _set_threads(threads: int | None, workers: int) -> None:
@@ -277,10 +309,14 @@ def _command() -> str:
     return mask_credentials(shlex.join(words))
 
 
-def _describe(configuration: "Configuration", inputs: "Inputs", note: str | None) -> None:
-    from .plan import describe_plan, plan_stages
+def _describe(configuration: "Configuration", inputs: "Inputs", note: str | None, as_json: bool) -> None:
+    from .plan import describe_plan, plan_stages, tabulate_plan
 
     plans = plan_stages(configuration, inputs)
+    if as_json:
+        tree = {"configuration": configuration.model_dump(mode="json"), **tabulate_plan(plans, inputs)}
+        click.echo(json.dumps(tree, indent=2))
+        return
     click.echo(configuration.to_toml())
     for line in ([note] if note else []) + describe_plan(plans, inputs):
         click.echo(line)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ..manifests.errors import UsageError
 from ..manifests.pictures import damage_named, open_picture
@@ -194,6 +195,28 @@ def describe_plan(plans: Sequence[StagePlan], inputs: Inputs) -> list[str]:
         lines.append(f"# Stage {plan.stage.name}: {length}; a step takes {batches}; weights {weights}")
     lines.append(f"# {plans[-1].stop:,} steps in all")
     return lines
+
+
+def tabulate_plan(plans: Sequence[StagePlan], inputs: Inputs) -> dict[str, Any]:
+    """The same for programs: plain values under names."""
+    used = {stream.name for plan in plans for stream in plan.streams}
+    return {
+        "streams": [
+            {"name": s.name, "images": len(s.images), "term": s.term, "used": s.name in used} for s in inputs.streams
+        ],
+        "validation": [{"name": part.name, "images": len(part)} for part in inputs.validation],
+        "classes": len(inputs.class_names),
+        "stages": [
+            {
+                "name": plan.stage.name,
+                "steps": plan.steps,
+                "steps_per_epoch": plan.steps_per_epoch,
+                "batch_sizes": plan.batch_sizes,
+                "weights": {term: plan.stage.weight(term) for term in plan.term_counts},
+            }
+            for plan in plans
+        ],
+    }
 
 
 def _reason(plans: Sequence[StagePlan], stream: TrainStream) -> str:

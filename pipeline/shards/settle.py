@@ -64,6 +64,13 @@ class Ingredients:
         return {name: root for name, root in self.roots.items() if name in self.bound}
 
     @property
+    def flags(self) -> list[str]:
+        """What the user has given of weights, code and inputs, as other commands take it."""
+        given = [("--weights", self.weights), ("--allow-code", self.code)]
+        flags = [part for name, value in given if value is not None for part in (name, value)]
+        return flags + [part for name, root in self.given_roots.items() for part in ("--input", f"{name}={root}")]
+
+    @property
     def stand_ins(self) -> list[str]:
         """Networks that random weights stand for, by name; none but for timing."""
         absent = [name for name in self.recipe.network_inputs() if name not in self.networks]
