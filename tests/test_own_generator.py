@@ -37,7 +37,8 @@ def page_command(name: str, **places: Path) -> list[str]:
     """The page's command of that name, its folders replaced by these."""
     (command,) = [words[1:] for words in COMMANDS if words[:2] == ["genint-pipeline", name]]
     known = {"tiny-style": "weights", "tiny-directions": "drawn", "datasets/tiny-style": "dataset"}
-    return [str(places[known[word]]) if word in known else word for word in command]
+    names = {word: str(places[place]) for word, place in known.items() if place in places}
+    return [names.get(word, str(RECIPE) if word == "tiny-style.toml" else word) for word in command]
 
 
 def forget_example() -> None:
@@ -72,16 +73,14 @@ def dataset(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = [*page_command("build-shards", weights=weights, dataset=out), *SMALL, "--workers", "1"]
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(EXAMPLE)
-        patch.chdir(EXAMPLE.parents[1])
         patch.setattr(sys, "argv", ["genint-pipeline", *command])
         main()
     return out
 
 
 def test_every_command_works_as_with_the_generators_that_genint_knows(
-    dataset: Path, weights: Path, tmp_path: Path, run_cli, monkeypatch
+    dataset: Path, weights: Path, tmp_path: Path, run_cli
 ) -> None:
-    monkeypatch.chdir(EXAMPLE.parents[1])
     rebuilt = run_cli(*page_command("verify", dataset=dataset, weights=weights), "--rebuild", "all")
     assert rebuilt.exit_code == 0
     assert rebuilt.out.count("parameters equal, bytes equal") == 2
@@ -106,7 +105,7 @@ def test_every_command_works_as_with_the_generators_that_genint_knows(
 
 
 def test_the_python_of_the_page_runs(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (code,) = [block for block in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL) if "load_generator(" in block]
+    (code,) = re.findall(r"```py\n(.*?)```", PAGE, re.DOTALL)
     (tmp_path / "tiny-style").symlink_to(weights)
     monkeypatch.chdir(tmp_path)
     names: dict[str, Tensor] = {}
@@ -116,7 +115,7 @@ def test_the_python_of_the_page_runs(weights: Path, tmp_path: Path, monkeypatch:
 
 
 def test_the_recipe_of_the_page_is_one() -> None:
-    (text,) = [block for block in re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL) if "[generator]" in block]
+    (text,) = re.findall(r"```toml .*\n([^`]*)```", PAGE)
     recipe = read_recipe(text, "page")
     assert recipe.generator == read_recipe(RECIPE.read_text(), "example").generator.model_copy(
         update={"batch_size": 64}
