@@ -156,7 +156,7 @@ def run(
     chosen = pick_device(device, workers, threads)
     candidates = load_candidates(checkpoints)
     test_sets = open_test_sets([*(f"shards={dataset}" for dataset in datasets), *wanted], group_by)
-    with results_in(out) as results:
+    with results_in(out, resumes=True) as results:
         if datasets and corruptions:
             test_sets += make_corrupted(open_streams(datasets[0], datasets[0])[0], out, corruptions, max(1, workers))
         measure(candidates, test_sets, out, results, chosen, precision, batch_size, workers, export)  # type: ignore[arg-type]
@@ -291,7 +291,7 @@ def failure_points(
     chosen = pick_device(device)
     classifiers = [(candidate.name, candidate.classifier) for candidate in load_candidates(checkpoints)]
     axis = open_strength_axis(streams)
-    with results_in(out) as results:
+    with results_in(out, resumes=True) as results:
         results.analyses["failure-points"] = analyse_failure_points(
             classifiers, axis, out, chosen, precision, batch_size, workers,  # type: ignore[arg-type]
         )  # fmt: skip
@@ -333,13 +333,13 @@ def fit_line(folders: tuple[Path, ...], clean: str, shifted: str, rows: tuple[st
 
 
 @contextmanager
-def results_in(out: Path) -> "Iterator[Results]":
-    """What earlier commands measured into a folder, while this one adds to it."""
+def results_in(out: Path, resumes: bool = False) -> "Iterator[Results]":
+    """What earlier commands measured into a folder, while this one adds to it. resumes: it keeps its predictions."""
     from ..manifests.console import say_start
     from .report.results import open_results
 
     with open_results(out) as results:
-        say_start(out)
+        say_start(out, resumes)
         yield results
 
 
