@@ -820,7 +820,8 @@ def publish(dataset: str, place: str, licenses: tuple[str, ...], accept_terms: b
     kind, _, name = place.partition(":")
     target = None if kind in ("hf", "zenodo-folder") else Storage(place)
     _verify_bytes(loaded, manifest)
-    say_start(place)
+    if kind != "zenodo-folder":  # a small copy, made at once
+        say_start(place)
     if target is not None:
         total = len(list(publishing.release_files(loaded, manifest))) + 1
         with ProgressDisplay("publish", "files") as display:
