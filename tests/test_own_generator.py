@@ -84,6 +84,7 @@ def test_every_command_works_as_with_the_generators_that_genint_knows(
     rebuilt = run_cli(*page_command("verify", dataset=dataset, weights=weights), "--rebuild", "all")
     assert rebuilt.exit_code == 0
     assert rebuilt.out.count("parameters equal, bytes equal") == 2
+    assert f"Its code is {CODE}, of digest" in (dataset / "croissant.json").read_text()
 
     copy = shutil.copytree(dataset, tmp_path / "dataset")
     shard = copy / "interventional/0000/interventional-0000000.tar"

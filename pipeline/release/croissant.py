@@ -184,6 +184,10 @@ def _entity(dataset: Dataset, name: str, kind: Kind) -> dict[str, Any]:
     if entry.generator is not None and name == entry.generator.name:
         digest = entry.generator.weights_sha256
     of = "names and sizes of its files" if kind == "pictures" else "its weights"
+    said = f"The digest is that of {of}." if digest else ""
+    if entry.generator is not None and name == entry.generator.name and dataset.recipe.has_code:
+        assert dataset.recipe.generator is not None
+        said += f" Its code is {dataset.recipe.generator.code}, of digest {fingerprint.code_sha256}."
     facts: Mapping[str, Any] = {
         "@type": "prov:Entity",
         **_reference(name),
@@ -191,7 +195,7 @@ def _entity(dataset: Dataset, name: str, kind: Kind) -> dict[str, Any]:
         "sc:url": origin.url,
         "sc:license": origin.license,
         "sc:sha256": digest,
-        "sc:description": f"The digest is that of {of}." if digest else "",
+        "sc:description": said,
         "prov:wasDerivedFrom": [_reference(other) for other in origin.trained_on],
     }
     return {key: value for key, value in facts.items() if value not in ("", [])}
