@@ -65,7 +65,9 @@ def pick_device(request: str, workers: int = 0, threads: int | None = None) -> s
     return chosen
 
 
-batch_option = click.option("--batch-size", default=64, show_default=True, type=click.IntRange(1, 65536))
+batch_option = click.option(
+    "--batch-size", default=64, show_default=True, type=click.IntRange(1, 65536), help="Images in a forward pass."
+)
 workers_option = click.option(
     "--workers", default=0, show_default=True, type=click.IntRange(0, MOST_WORKERS), help="Processes that decode."
 )
@@ -123,7 +125,13 @@ workers_option = click.option(
 @click.option(
     "--export", is_flag=True, help="Write predictions/CHECKPOINT/SET.csv too: key, labels, top 5, probabilities."
 )
-@click.option("--precision", default="fp32", show_default=True, type=click.Choice(["fp32", "bf16"]))
+@click.option(
+    "--precision",
+    default="fp32",
+    show_default=True,
+    type=click.Choice(["fp32", "bf16"]),
+    help="bf16: autocast; quicker where the device has it.",
+)
 @batch_option
 @workers_option
 @click.option(
@@ -186,8 +194,12 @@ def run(
     metavar="DIR",
     help="The official frost photographs (hendrycks/robustness, ImageNet-C/create_c).  [default: frost that is grown]",
 )
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
-@click.option("--workers", default=1, show_default=True, type=click.IntRange(min=1))
+@click.option(
+    "--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Random seed for the corruptions."
+)
+@click.option(
+    "--workers", default=1, show_default=True, type=click.IntRange(min=1), help="Processes that corrupt images."
+)
 def corrupt(
     source: str, out: Path, names: tuple[str, ...], severities: tuple[int, ...], resize: int | None, crop: int | None,
     frost_images: str | None, seed: int, workers: int,
@@ -237,7 +249,9 @@ def corrupt(
 @click.option(
     "--crop", type=click.IntRange(min=1), help="Side of the centre crop (ImageNet-C: 224).  [default: as it is]"
 )
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
+@click.option(
+    "--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Random seed for the corruptions."
+)
 @out_option
 @device_option
 def saved_difference(
@@ -276,7 +290,13 @@ def saved_difference(
 )
 @out_option
 @device_option
-@click.option("--precision", default="fp32", show_default=True, type=click.Choice(["fp32", "bf16"]))
+@click.option(
+    "--precision",
+    default="fp32",
+    show_default=True,
+    type=click.Choice(["fp32", "bf16"]),
+    help="bf16: autocast; quicker where the device has it.",
+)
 @batch_option
 @workers_option
 def failure_points(
@@ -405,8 +425,20 @@ def correlation(
 @click.option(
     "--queries", required=True, metavar="DATASET:STREAM", help="Natural images to explain: a validation split."
 )
-@click.option("--score", default="xent", show_default=True, type=click.Choice(["xent", "cosine", "released"]))
-@click.option("--reduction", default="max", show_default=True, type=click.Choice(["max", "logmeanexp"]))
+@click.option(
+    "--score",
+    default="xent",
+    show_default=True,
+    type=click.Choice(["xent", "cosine", "released"]),
+    help="How alike two images are.",
+)
+@click.option(
+    "--reduction",
+    default="max",
+    show_default=True,
+    type=click.Choice(["max", "logmeanexp"]),
+    help="Over generated images: the most alike one, or all of them.",
+)
 @click.option("--dictionary-size", default=500, show_default=True, type=click.IntRange(min=1), help="Images a class.")
 @out_option
 @device_option

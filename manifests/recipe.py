@@ -67,13 +67,13 @@ class Card(Table):
 
     date: str = Field("", pattern=r"^(\d{4}-\d{2}-\d{2})?$", description="Of this version, such as 2026-11-25.")
     url: str = Field("", description="Where the dataset itself can be had.")
-    doi: str = ""
-    creators: list[str] = []
-    limitations: list[str] = []
-    biases: list[str] = []
-    personal_information: list[str] = []
-    use_cases: list[str] = []
-    social_impact: str = ""
+    doi: str = Field("", description="Of this version, such as 10.5281/zenodo.1234567.")
+    creators: list[str] = Field([], description="Names of people or groups.")
+    limitations: list[str] = Field([], description="What the dataset is not fit for, a sentence each.")
+    biases: list[str] = Field([], description="What it shows too much or too little of, a sentence each.")
+    personal_information: list[str] = Field([], description="What it shows of people, a sentence each.")
+    use_cases: list[str] = Field([], description="What it is meant for, a sentence each.")
+    social_impact: str = Field("", description="What good or harm its use may do.")
 
 
 class Recipe(Table):

@@ -98,7 +98,13 @@ def pool_options(command: Command) -> Command:
         click.option(
             "--workers", type=click.IntRange(min=1), help="Workers, one device (CPU: one thread) each.  [default: all]"
         ),
-        click.option("--executor", type=click.Choice(["local", "ray"]), default="local", show_default=True),
+        click.option(
+            "--executor",
+            type=click.Choice(["local", "ray"]),
+            default="local",
+            show_default=True,
+            help="Workers of this command, or Ray's actors; the bytes are the same.",
+        ),
     ):
         command = option(command)
     return command
@@ -911,13 +917,33 @@ def inspect(dataset: str, key: str, sheet: Path | None, inputs: tuple[str, ...])
 
 @cli.command()
 @click.option("--cgn", default="mini-cgn", show_default=True, help="mini-cgn, a folder of fit-cgn or an official file.")
-@click.option("--mechanism", type=click.Choice(["shape", "texture", "background"]), default="shape", show_default=True)
+@click.option(
+    "--mechanism",
+    type=click.Choice(["shape", "texture", "background"]),
+    default="shape",
+    show_default=True,
+    help="The one that changes; the other two stay.",
+)
 @click.option("--classes", "class_text", default="0,1", show_default=True, help="Class labels to begin and end with.")
 @click.option("--steps", type=click.IntRange(2, 64), default=8, show_default=True, help="Pictures in a row.")
 @click.option("--latents", type=click.IntRange(1, 64), default=3, show_default=True, help="Latents, two rows each.")
-@click.option("--truncation", type=click.FloatRange(0, 1, min_open=True), default=1.0, show_default=True)
-@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True)
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), default="interpolation.png", show_default=True)
+@click.option(
+    "--truncation",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Scale of the latent.",
+)
+@click.option(
+    "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Random seed for the latent."
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default="interpolation.png",
+    show_default=True,
+    help="The picture to write.",
+)
 def interpolate(
     cgn: str, mechanism: str, class_text: str, steps: int, latents: int, truncation: float, seed: int, out: Path
 ) -> None:
@@ -943,8 +969,10 @@ def check_png(option: str, path: Path) -> None:
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, help="Folder for config.json and pytorch_model.bin."
 )
-@click.option("--steps", type=click.IntRange(min=1), default=5000, show_default=True)
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--steps", type=click.IntRange(min=1), default=5000, show_default=True, help="Updates of the generator.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed for weights and data order."
+)
 @click.option(
     "--confounding", type=click.FloatRange(0, 1), default=0.8, show_default=True, help="a of the training pictures."
 )
@@ -979,8 +1007,10 @@ def fit_generator(out: Path, steps: int, seed: int, confounding: float, start: s
 
 @cli.command("fit-encoder")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for encoder.pth.")
-@click.option("--epochs", type=click.IntRange(min=1), default=6, show_default=True)
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--epochs", type=click.IntRange(min=1), default=6, show_default=True, help="Passes over the images.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed for weights and data order."
+)
 @click.option(
     "--confounding", type=click.FloatRange(0, 1), default=0.8, show_default=True, help="a of the training pictures."
 )
@@ -1011,8 +1041,10 @@ def fit_encoder(out: Path, epochs: int, seed: int, confounding: float) -> None:
 
 @cli.command("fit-saliency")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for saliency.pth.")
-@click.option("--steps", type=click.IntRange(min=1), default=600, show_default=True)
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--steps", type=click.IntRange(min=1), default=600, show_default=True, help="Updates of the network.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed for weights and data order."
+)
 @click.option(
     "--confounding", type=click.FloatRange(0, 1), default=0.8, show_default=True, help="a of the training pictures."
 )

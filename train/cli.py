@@ -52,7 +52,13 @@ def main() -> None:
 @json_option
 def presets(name: str | None, differences: bool, as_json: bool) -> None:
     """List the shipped presets, or print preset NAME with its comments and those that it extends."""
-    from .configuration import describe_preset, load_configuration, preset_texts, shipped_presets
+    from .configuration import (
+        describe_differences,
+        describe_preset,
+        load_configuration,
+        preset_texts,
+        shipped_presets,
+    )
 
     if name is not None and as_json:
         click.echo(load_configuration(name).model_dump_json(indent=2))
@@ -66,10 +72,9 @@ def presets(name: str | None, differences: bool, as_json: bool) -> None:
         click.echo(json.dumps(lines, indent=2))
         return
     for of, text in shipped_presets().items():
-        comment = [line.removeprefix("#").strip() for line in text.splitlines() if line.startswith("#")]
         if not differences:
             click.echo(f"{of:40} {describe_preset(text)}")
-        elif any(word in " ".join(comment) for word in ("Paper:", "Code:", "Code only:", "Paper and code")):
+        elif comment := describe_differences(text):
             click.echo(f"{of}\n    " + "\n    ".join(comment))
 
 
@@ -78,7 +83,7 @@ def presets(name: str | None, differences: bool, as_json: bool) -> None:
 @click.option(
     "--imagenet",
     metavar="DIR",
-    help="Natural images: class folders, WebDataset tars of anybody, or DATASET:STREAM of a genint dataset.",
+    help="Natural images: class folders, WebDataset tars, or DATASET:STREAM of a genint dataset.",
 )
 @click.option("--out", type=click.Path(path_type=Path), metavar="RUN", help="Folder of the run; it continues there.")
 @click.option(
@@ -105,7 +110,9 @@ def presets(name: str | None, differences: bool, as_json: bool) -> None:
 )
 @click.option("--arch", help="Any torchvision classifier, such as resnet50, or mnist-cnn or resnet18-half.")
 @click.option("--init", metavar="CHECKPOINT", help="Fine-tune a run, a checkpoint file, or torchvision:ARCH[:WEIGHTS].")
-@click.option("--seed", type=click.IntRange(min=0), help="Of weights, order and augmentation.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), help="Random seed for initial weights, data order and augmentation."
+)
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any key of the preset; repeatable.")
 @click.option(
     "--validation",
@@ -126,9 +133,23 @@ def presets(name: str | None, differences: bool, as_json: bool) -> None:
     "--accumulate", type=click.IntRange(min=1), default=1, show_default=True, help="Parts that a step is computed in."
 )
 @click.option("--keep", type=click.IntRange(min=1), default=3, show_default=True, help="Numbered checkpoints to keep.")
-@click.option("--log-every", type=click.IntRange(min=1), default=20, show_default=True, metavar="STEPS")
-@click.option("--save-every", type=click.IntRange(min=1), metavar="STEPS", help="[default: an epoch]")
-@click.option("--validate-every", type=click.IntRange(min=1), metavar="STEPS", help="[default: an epoch]")
+@click.option(
+    "--log-every",
+    type=click.IntRange(min=1),
+    default=20,
+    show_default=True,
+    metavar="STEPS",
+    help="Steps between lines of metrics.jsonl.",
+)
+@click.option(
+    "--save-every", type=click.IntRange(min=1), metavar="STEPS", help="Steps between checkpoints.  [default: an epoch]"
+)
+@click.option(
+    "--validate-every",
+    type=click.IntRange(min=1),
+    metavar="STEPS",
+    help="Steps between validations.  [default: an epoch]",
+)
 @click.option(
     "--verify/--no-verify", default=True, show_default=True, help="Check each shard's sha256 when it is first read."
 )

@@ -30,11 +30,11 @@ BATCH_SIZES: Final[dict[Term, int]] = {"natural": 256, "int": 64, "transfer": 25
 class Stage(Table):
     """One stretch of training with its own optimizer and its own weights of equation 1."""
 
-    name: Name = "train"
+    name: Name = Field("train", description="By which --set stages.NAME.KEY=VALUE finds it.")
     epochs: int | None = Field(None, gt=0, description="Length; an epoch is `images_per_epoch` of the leading term.")
     steps: int | None = Field(None, gt=0, description="Length in steps, instead of epochs.")
-    optimizer: Literal["sgd", "adam", "adadelta"] = "sgd"
-    lr: float = Field(0.1, gt=0)
+    optimizer: Literal["sgd", "adam", "adadelta"] = Field("sgd", description="As torch.optim has them.")
+    lr: float = Field(0.1, gt=0, description="Learning rate after the warm-up.")
     momentum: float = Field(0.9, ge=0, lt=1, description="Of sgd; the others have their defaults.")
     weight_decay: float = Field(1e-4, ge=0, description="On all parameters, batch norm and biases included.")
     norm_weight_decay: float | None = Field(
@@ -47,7 +47,7 @@ class Stage(Table):
     decay_epochs: list[Count] = Field(
         [30, 60], description="lr is multiplied by decay_factor at the start of these; [] = constant."
     )
-    decay_factor: float = Field(0.1, gt=0, lt=1)
+    decay_factor: float = Field(0.1, gt=0, lt=1, description="What lr is multiplied by at each of decay_epochs.")
     natural: bool = Field(True, description="Whether the natural images, the X term, take part.")
     lambda_int: float | None = Field(
         None, ge=0, description="Weight of generated images, lambda_1 of equation 1; none: they take no part."
@@ -127,9 +127,20 @@ class Configuration(Table):
     resize: int | None = Field(
         None, gt=0, description="Shorter side before the centre crop in validation; none: 8/7 of its side, 256 for 224."
     )
-    mean: list[float] = Field([0.485, 0.456, 0.406], min_length=3, max_length=3)
-    std: list[Annotated[float, Field(gt=0)]] = Field([0.229, 0.224, 0.225], min_length=3, max_length=3)
-    augmentation: AugmentationName = "standard"
+    mean: list[float] = Field(
+        [0.485, 0.456, 0.406],
+        min_length=3,
+        max_length=3,
+        description="Subtracted from pixels in [0, 1]: red, green, blue.",
+    )
+    std: list[Annotated[float, Field(gt=0)]] = Field(
+        [0.229, 0.224, 0.225], min_length=3, max_length=3, description="What pixels are divided by after that."
+    )
+    augmentation: AugmentationName = Field(
+        "standard",
+        description="Of training images. standard: random crop and flip; additional: and rotation, colour jitter and "
+        "vertical flip, as in the paper's second columns; pad-crop: 4 pixels of padding, crop and flip.",
+    )
     term_augmentations: dict[Term, AugmentationName] = Field({}, description="Where a term's differs.")
     random_erasing: float = Field(
         0.0, ge=0, le=1, description="Probability that a rectangle of a training image is set to the mean colour."
@@ -154,9 +165,9 @@ class Configuration(Table):
     )
     as_released: bool = Field(False, description="The released code's loss: lambda_int is added, not multiplied.")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast; weights and optimizer stay fp32.")
-    channels_last: bool = False
-    compile: bool = False
-    seed: int = Field(0, ge=0, lt=2**63)
+    channels_last: bool = Field(False, description="Memory layout that GPUs with tensor cores prefer.")
+    compile: bool = Field(False, description="Compile the network with torch.compile.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Random seed for initial weights, data order and augmentation.")
     shuffle_window: int | None = Field(None, gt=0, description="Shards shuffled together; none: all, a full shuffle.")
     stages: list[Stage] = Field(min_length=1)
 
@@ -211,6 +222,13 @@ def shipped_presets() -> dict[str, str]:
 def describe_preset(text: str) -> str:
     """What a preset is, from the comment that opens its file."""
     return text.splitlines()[0].removeprefix("# ")
+
+
+def describe_differences(text: str) -> list[str]:
+    """Lines of the comment that opens a preset's file, if it says where the paper and its released code disagree."""
+    comment = [line.removeprefix("#").strip() for line in text.splitlines() if line.startswith("#")]
+    says = any(word in " ".join(comment) for word in ("Paper:", "Code:", "Code only:", "Paper and code"))
+    return comment if says else []
 
 
 def load_configuration(

@@ -110,7 +110,7 @@ class Stream(Table):
     grows_by: ClassVar[str] = ""  # key that may be raised while the samples that were there keep their keys
     shipped_pictures: ClassVar[str] = ""  # origin of the package's own pictures that it shows
 
-    source: str
+    source: str = Field(description="How its images are made: one of the sources below.")
     name: Name = Field(description="Folder and key prefix of the stream.")
     split: Literal["train", "validation", "test"] = Field("train", description="What the stream is for.")
     samples_per_shard: int = Field(1000, gt=0, description="Chosen so that a shard takes minutes, not hours.")
