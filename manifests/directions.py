@@ -176,11 +176,12 @@ def fragility_warnings(directions: Directions) -> list[str]:
     return warnings
 
 
-def save_directions(directions: Directions, path: Path) -> None:
+def save_directions(directions: Directions, path: str | Path) -> None:
     """Write GANSpace's .npz and our keys beside its own; equal directions give equal bytes.
 
     Uncompressed, so that the bytes do not depend on a version of zlib.
     """
+    path = Path(path)
     count, shape = directions.num_directions, directions.activation_shape
     arrays: dict[str, NDArray[Any]] = {
         "act_comp": directions.activation.reshape(count, 1, *shape),
@@ -212,8 +213,9 @@ def save_directions(directions: Directions, path: Path) -> None:
         beside.unlink(missing_ok=True)
 
 
-def load_directions(path: Path) -> Directions:
+def load_directions(path: str | Path) -> Directions:
     """Read a file of `save_directions` or of GANSpace itself, checking every array."""
+    path = Path(path)
     arrays = _read_arrays(path)
     _check_arrays(path, arrays)
     latent = arrays["lat_comp"][:, 0].astype(np.float64)
