@@ -11,7 +11,7 @@ ROOMS := manifests pipeline train evaluate
 FUZZ_CASES ?= 2000
 FUZZ_SEED ?= 1
 
-.PHONY: demo test check lint bench fuzz paper-mini confounding-sweep cgn-mnist help clean
+.PHONY: demo test check lint docs bench fuzz paper-mini confounding-sweep cgn-mnist help clean
 
 demo: $(VENV)/.genint  ## Build and verify the mini dataset, train with and without interventions, and compare
 	$(BIN)/genint-pipeline directions --out datasets/mini-directions
@@ -38,6 +38,10 @@ lint: $(VENV)/.genint $(VENV)/.dev  ## ruff, the import contracts, mypy
 	$(BIN)/lint-imports setup.cfg
 	mkdir -p build/typecheck && ln -sfn ../.. build/typecheck/genint
 	MYPYPATH=build/typecheck $(BIN)/mypy $(ROOMS:%=-p genint.%)
+
+docs: $(VENV)/.genint $(VENV)/.docs  ## Build the documentation site into build/site, and check its links
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	$(BIN)/python .ci/check_site.py build/site
 
 bench: $(VENV)/.genint $(VENV)/.dev  ## Measured comparisons; prints ratios, asserts nothing
 	for bench in tests/benchmarks/bench_*.py; do echo "== $$bench"; $(BIN)/python $$bench || exit 1; done
@@ -74,6 +78,10 @@ $(VENV)/.dependencies: setup.cfg constraints.txt
 $(VENV)/.genint: $(VENV)/.dependencies pyproject.toml $(SOURCES)
 	rm -rf build/lib build/bdist.*
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --force-reinstall .
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.dependencies
+	$(BIN)/pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt ".[docs]"
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.dependencies
