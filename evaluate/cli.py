@@ -109,6 +109,11 @@ workers_option = click.option(
     help="Key of the samples' json that tells the group in streams, such as direction or labels.background.  [default: "
     "groups, where they have it]",
 )
+@click.option(
+    "--min-fidelity",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Of generated streams the images alone whose label was read at least so surely; see genint-pipeline score.",
+)
 @click.option("--folder", "folders", multiple=True, metavar="DIR", help="Class folders of your own; repeatable.")
 @click.option("--corrupted", "copies", multiple=True, metavar="DIR", help="A copy made by `corrupt`; repeatable.")
 @click.option(
@@ -142,8 +147,9 @@ workers_option = click.option(
 @click.option("--json", "as_json", is_flag=True, help="Print results.json in place of a table.")
 def run(
     checkpoints: tuple[str, ...], datasets: tuple[str, ...], folders: tuple[str, ...], copies: tuple[str, ...],
-    tables: tuple[str, ...], group_by: str | None, corruptions: int, out: Path, device: str, precision: str,
-    batch_size: int, workers: int, threads: int | None, export: bool, as_json: bool, **published: str | None,
+    tables: tuple[str, ...], group_by: str | None, min_fidelity: float | None, corruptions: int, out: Path,
+    device: str, precision: str, batch_size: int, workers: int, threads: int | None, export: bool, as_json: bool,
+    **published: str | None,
 ) -> None:  # fmt: skip
     """Accuracy of checkpoints on test sets, side by side, as JSON and as one HTML page."""
     wanted = [f"{kind.replace('_', '-')}={location}" for kind, location in published.items() if location]
@@ -163,7 +169,7 @@ def run(
 
     chosen = pick_device(device, workers, threads)
     candidates = load_candidates(checkpoints)
-    test_sets = open_test_sets([*(f"shards={dataset}" for dataset in datasets), *wanted], group_by)
+    test_sets = open_test_sets([*(f"shards={dataset}" for dataset in datasets), *wanted], group_by, min_fidelity)
     with results_in(out, resumes=True) as results:
         if datasets and corruptions:
             test_sets += make_corrupted(open_streams(datasets[0], datasets[0])[0], out, corruptions, max(1, workers))

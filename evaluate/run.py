@@ -39,7 +39,7 @@ from .report.results import (
 )
 from .test_sets import CorruptionSet, FileSet, TestSet, open_test_set
 from .test_sets.masked import validation_of
-from .test_sets.streams import StreamSet
+from .test_sets.streams import StreamSet, read_as_labelled
 from .test_sets.subset import first_of_each_class
 from .test_sets.test_set import Clusters, Grouping
 
@@ -101,12 +101,17 @@ def _shown(locations: Sequence[str]) -> list[str]:
     return [f"{arch}{separator}{path}" for (arch, separator, _), path in zip(split, paths, strict=True)]
 
 
-def open_test_sets(texts: Sequence[str], group_by: str | None = None) -> list[TestSet]:
+def open_test_sets(
+    texts: Sequence[str], group_by: str | None = None, min_fidelity: float | None = None
+) -> list[TestSet]:
     """All sets asked for, streams with their groups by a key of their samples' json; ImageNet-A and -R come with the
-    validation images of their classes where these are asked for too. Raises UsageError where two have one name."""
+    validation images of their classes where these are asked for too. min_fidelity: of generated streams the images
+    alone whose label is read at least so surely. Raises UsageError where two have one name."""
     found = [test_set for text in texts for test_set in open_test_set(text)]
     if group_by is not None:
         found = [replace(one, group_by=group_by) if isinstance(one, StreamSet) else one for one in found]
+    if min_fidelity is not None:
+        found = [read_as_labelled(one, min_fidelity) if isinstance(one, StreamSet) else one for one in found]
     validation = next((test_set for test_set in found if test_set.name == "imagenet"), None)
     if isinstance(validation, FileSet):
         masked = [name for name in ("imagenet-a", "imagenet-r") if any(s.name.startswith(f"{name}:") for s in found)]

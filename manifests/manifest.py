@@ -30,6 +30,7 @@ RECORDS = "records"
 CARD = "README.md"
 CROISSANT = "croissant.json"
 PREVIEWS = "preview"
+FIDELITY = "fidelity"
 
 Digest = str
 
@@ -177,6 +178,33 @@ class StreamEntry(Table):
     parts: list[Part]
 
 
+class ScoresPart(Table):
+    """A file of the digests of up to 10,000 files of scores, one JSON line each, in shard order."""
+
+    path: str
+    sha256: Digest
+
+
+class ScoredStream(Table):
+    """A stream whose samples a classifier has read."""
+
+    name: Name
+    samples: int
+    parts: list[ScoresPart]
+
+
+class Fidelity(Table):
+    """Who has read the generated samples, and where its scores are: files beside the shards."""
+
+    checkpoint: str = Field(description="The classifier: mini-reader, torchvision:ARCH, or a file's name.")
+    checkpoint_sha256: Digest
+    streams: list[ScoredStream]
+
+    def stream(self, name: str) -> ScoredStream | None:
+        """The stream of that name; None where it has no scores."""
+        return next((stream for stream in self.streams if stream.name == name), None)
+
+
 class Manifest(Table):
     """A finished dataset."""
 
@@ -193,6 +221,7 @@ class Manifest(Table):
     directions: str | None = Field(None, description="Path of the directions file.")
     environments: dict[str, Environment]
     streams: list[StreamEntry]
+    fidelity: Fidelity | None = Field(None, description="How surely samples are read as their labels, if scored.")
     finished: str = Field(description="UTC time at which the build ended.")
     shard_seconds: float = Field(description="Worker time of all shards together.")
     retried_shards: int
@@ -202,6 +231,8 @@ class Manifest(Table):
     def to_json(self) -> bytes:
         """The file's content, with its own digest."""
         tree = self.model_dump(mode="json", exclude={"sha256"})
+        if self.fidelity is None:  # versions of before do not know the key
+            del tree["fidelity"]
         return json.dumps({**tree, "sha256": _own_digest(tree)}, indent=1).encode() + b"\n"
 
     def stream(self, name: str) -> StreamEntry:

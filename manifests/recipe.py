@@ -21,7 +21,9 @@ MINI_GENERATOR = "mini"
 # Of a BigGAN-deep: linear in the latents.
 FIRST_LAYER = "generator.gen_z"
 # Keys that describe a dataset and change no pixel: they are in no fingerprint, and may change when it is there.
-DESCRIPTION = frozenset({"version", "notes", "license", "card", "origins"})
+DESCRIPTION = frozenset({"version", "notes", "license", "card", "origins", "fidelity"})
+# Names in a dataset's folder that are no stream's.
+RESERVED = frozenset({"manifest", "records", "directions", "inputs", "preview", "fidelity"})
 
 
 class Generator(Table):
@@ -76,6 +78,16 @@ class Card(Table):
     social_impact: str = Field("", description="What good or harm its use may do.")
 
 
+class FidelityTable(Table):
+    """Who reads each generated sample when the dataset is closed; how surely it reads the label is kept beside it."""
+
+    checkpoint: str = Field(
+        min_length=1,
+        description="mini-reader (shipped, for the mini world), torchvision:ARCH[:WEIGHTS], or a name of your own "
+        "for a checkpoint, which --input NAME=FILE gives.",
+    )
+
+
 class Recipe(Table):
     """One recipe makes one dataset of one or more streams."""
 
@@ -101,6 +113,7 @@ class Recipe(Table):
         description="Write into each picture that a network had a part in that it is so (XMP, IPTC DigitalSourceType; "
         "about 0.5 kB a picture, the same in all of a stream). Off by default, as in recipes of before.",
     )
+    fidelity: FidelityTable | None = None
     generator: Generator | None = None
     directions: DirectionsTable = DirectionsTable()
     streams: list[AnyStream] = Field(min_length=1)
@@ -116,6 +129,8 @@ class Recipe(Table):
         names = {stream.name for stream in self.streams}
         grown = {stream.name for stream in self.streams if stream.grown_from}
         for stream in self.streams:
+            if stream.name in RESERVED:
+                raise ValueError(f"a stream cannot be named {stream.name!r}: a dataset has a folder of that name")
             if stream.name in seen:
                 raise ValueError(f"two streams are named {stream.name!r}")
             for earlier in stream.reads():
@@ -315,6 +330,8 @@ def _known_keys(location: Sequence[int | str]) -> list[str]:
         model = DirectionsTable
     elif location[0] == "card" and len(location) > 1:
         model = Card
+    elif location[0] == "fidelity" and len(location) > 1:
+        model = FidelityTable
     elif location[0] == "origins" and len(location) > 2:
         model = Origin
     elif location[0] == "streams" and len(location) > 2:

@@ -1,5 +1,6 @@
 """Random access to the samples of a finished stream, in a folder or in a bucket."""
 
+import copy
 import hashlib
 import mmap
 import os
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from itertools import accumulate
 from pathlib import PurePosixPath
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,16 +105,35 @@ class StreamSamples:
         self.records: Sequence[Record] = [record for record in read_records(storage, entry) if record.samples]
         self.shard_sizes = [record.samples for record in self.records]
         self._ends = list(accumulate(self.shard_sizes))
+        self._chosen: NDArray[np.int64] | None = None
         self._process = os.getpid()
         self._open_caches()
 
     def __len__(self) -> int:
+        if self._chosen is not None:
+            return len(self._chosen)
         return self._ends[-1] if self._ends else 0
+
+    def only(self, positions: NDArray[np.int64]) -> Self:
+        """The samples at these positions alone [N], in that order; `records` and `shard_sizes` stay the stream's."""
+        chosen = copy.copy(self)
+        chosen._chosen = positions if self._chosen is None else self._chosen[positions]
+        chosen._open_caches()
+        return chosen
+
+    def digest(self) -> str:
+        """sha256 of the stream's shards by their names and digests, not of their records, which also hold times; and of
+        which samples are chosen."""
+        shards = "".join(f"{record.path}\t{record.sha256}\n" for record in self.records)
+        chosen = b"" if self._chosen is None else self._chosen.astype(np.int64).tobytes()
+        return hashlib.sha256(shards.encode() + chosen).hexdigest()
 
     def locate(self, position: int) -> tuple[int, int]:
         """Place of a sample in `records`, and its place in that shard."""
         if not 0 <= position < len(self):
             raise IndexError(f"position {position} of {len(self)} samples")
+        if self._chosen is not None:
+            position = int(self._chosen[position])
         shard = bisect_right(self._ends, position)
         return shard, position - self._ends[shard] + self.shard_sizes[shard]
 

@@ -12,15 +12,18 @@ from typing import IO, Any
 
 from .dataset import PLAN, Dataset, input_name
 from .errors import FormatError, shorten
+from .fidelity import fidelity_files, scores_sums, verify_scores
 from .manifest import (
     CARD,
     CROISSANT,
+    FIDELITY,
     FOLDER_SIZE,
     MANIFEST,
     PREVIEWS,
     RECIPE,
     RECORDS,
     SUMS,
+    Fidelity,
     Manifest,
     Record,
     StreamEntry,
@@ -82,12 +85,14 @@ def verify_manifest(dataset: Dataset, manifest: Manifest) -> Iterator[str]:
                 yield from _compare_entry(entries[name], total)
             yield from _compare_info(storage, total)
             totals.append(total)
-        others = other_files(dataset, has_card=manifest.version is not None)
+        others = other_files(dataset, manifest.fidelity, has_card=manifest.version is not None)
         yield from sums.compare((storage.sha256(name) if storage.exists(name) else "", name) for name in others)
+        yield from verify_scores(dataset, manifest)
+        yield from sums.compare(scores_sums(storage, manifest.fidelity))
         if has_sums:
             yield from sums.rest()
     yield from _compare_totals(manifest, totals)
-    yield from _unknown_files(dataset)
+    yield from _unknown_files(dataset, manifest.fidelity)
 
 
 def _altered_files(storage: Storage) -> Iterator[str]:
@@ -218,8 +223,8 @@ class _Presence:
                 yield f"{self._folder}/{name}: no record knows it"
 
 
-def other_files(dataset: Dataset, has_card: bool = True) -> list[str]:
-    """What SHA256SUMS lists after the shards, in its order.
+def other_files(dataset: Dataset, fidelity: Fidelity | None, has_card: bool = True) -> list[str]:
+    """What SHA256SUMS lists after the shards, in its order; the files of scores follow.
 
     has_card: not in datasets of before version 0.2, whose cards held the time of the build.
     """
@@ -228,15 +233,16 @@ def other_files(dataset: Dataset, has_card: bool = True) -> list[str]:
     if not has_card:
         return files
     streams = [stream.name for stream in dataset.recipe.streams]
-    return [*files, PLAN, *map(info_name, streams), *map(preview_name, streams), CARD, CROISSANT]
+    words = [PLAN, *map(info_name, streams), *map(preview_name, streams), CARD, CROISSANT]
+    return [*files, *words, *fidelity_files(fidelity)]
 
 
-def _unknown_files(dataset: Dataset) -> Iterator[str]:
+def _unknown_files(dataset: Dataset, fidelity: Fidelity | None) -> Iterator[str]:
     """Names in the dataset's folders that it does not have. Beside them, only tars and other folders are strange."""
     plans = [dataset.plan(stream.name) for stream in dataset.recipe.streams]
     parts = [part_name(plan.stream.name, i) for plan in plans for i in range(len(part_shards(plan)))]
     known: dict[str, set[str]] = {"manifest": set(), "directions": set(), "inputs": set()}
-    for folder, _, name in (path.partition("/") for path in (*parts, *other_files(dataset))):
+    for folder, _, name in (path.partition("/") for path in (*parts, *other_files(dataset, fidelity))):
         if folder in known:
             known[folder].add(name)
     for plan in plans:
@@ -247,7 +253,7 @@ def _unknown_files(dataset: Dataset) -> Iterator[str]:
             if TEMPORARY not in name:
                 yield f"{folder}/{name}: not of this dataset"
     for name, size in sorted(dataset.storage.sizes("").items()):
-        strange = name not in {*known, RECORDS, PREVIEWS} if size is None else name.endswith((".tar", ".idx"))
+        strange = name not in {*known, RECORDS, PREVIEWS, FIDELITY} if size is None else name.endswith((".tar", ".idx"))
         if strange and not name.startswith("."):
             yield f"{name}: not of this dataset"
 

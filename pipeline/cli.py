@@ -19,7 +19,9 @@ from ..manifests.errors import GenintError, UsageError, mask_credentials, shorte
 
 if TYPE_CHECKING:
     from ..manifests.dataset import Dataset
+    from ..manifests.label_reader import LabelReader
     from ..manifests.manifest import Manifest, Record
+    from ..manifests.recipe import Recipe
     from ..manifests.sources import AnyStream
     from ..manifests.storage import Storage
     from .shards.driver import Build
@@ -248,12 +250,13 @@ def build_shards(
     names = [loaded.stream(name).name for name in stream_names] or [stream.name for stream in loaded.streams]
     storage = Storage(out or f"datasets/{loaded.name}")
     own_device = pool.own_device()
-    ingredients = gather(loaded, weights, parse_inputs(inputs), dry_run, allowed_code)
+    bound, reader = split_inputs(loaded, storage, parse_inputs(inputs))
+    ingredients = gather(loaded, weights, bound, dry_run, allowed_code)
     if dry_run:
         _print_estimate(ingredients, storage, own_device, names, as_json)
         return
     with driver_lock(storage):
-        _complete(settle(ingredients, storage, own_device), ingredients, names, pool)
+        _complete(settle(ingredients, storage, own_device), ingredients, names, pool, reader)
 
 
 @cli.command()
@@ -273,10 +276,11 @@ def repair(
 
     pool = Pool(executor, workers, workers_per_device, encoders, address, device)
     loaded = load_dataset(dataset)
-    ingredients = gather(loaded.recipe, weights, parse_inputs(inputs), allowed_code=allowed_code)
+    bound, reader = split_inputs(loaded.recipe, loaded.storage, parse_inputs(inputs))
+    ingredients = gather(loaded.recipe, weights, bound, allowed_code=allowed_code)
     with driver_lock(loaded.storage):
         settled = settle(ingredients, loaded.storage, pool.own_device())
-        _complete(settled, ingredients, [stream.name for stream in loaded.recipe.streams], pool, refill=True)
+        _complete(settled, ingredients, [stream.name for stream in loaded.recipe.streams], pool, reader, refill=True)
 
 
 @cli.command()
@@ -303,10 +307,11 @@ def extend(
     pool = Pool(executor, workers, workers_per_device, encoders, address, device)
     loaded = load_dataset(dataset, growing=True)
     recipe = grow_recipe(loaded.recipe, overrides, dataset)
-    ingredients = gather(recipe, weights, parse_inputs(inputs), allowed_code=allowed_code)
+    bound, reader = split_inputs(recipe, loaded.storage, parse_inputs(inputs))
+    ingredients = gather(recipe, weights, bound, allowed_code=allowed_code)
     with driver_lock(loaded.storage):
         settled = settle(ingredients, loaded.storage, pool.own_device(), grow=True)
-        _complete(settled, ingredients, [stream.name for stream in recipe.streams], pool)
+        _complete(settled, ingredients, [stream.name for stream in recipe.streams], pool, reader)
 
 
 @cli.command()
@@ -321,7 +326,7 @@ def merge(datasets: tuple[str, ...], out: str, name: str | None, inputs: tuple[s
     """
     from ..manifests.console import ProgressDisplay, say_next, say_start
     from ..manifests.dataset import load_dataset
-    from ..manifests.manifest import MANIFEST
+    from ..manifests.manifest import MANIFEST, load_manifest
     from ..manifests.storage import Storage
     from .release import merge as merging
     from .shards.settle import driver_lock
@@ -337,6 +342,7 @@ def merge(datasets: tuple[str, ...], out: str, name: str | None, inputs: tuple[s
         with ProgressDisplay("merge", "shards") as display:
             for done, _ in enumerate(merging.merge(loaded, merged), 1):
                 display.update(done, total)
+    _warn_of_scores(storage, load_manifest(storage))
     click.echo(f"manifest: {storage / MANIFEST}")
     say_next(["genint-pipeline", "verify", out])
 
@@ -408,10 +414,23 @@ class Pool:
         return LocalPool(settings, self.workers, self.per_device, self.encoders)
 
 
+def split_inputs(recipe: "Recipe", storage: "Storage", inputs: dict[str, str]) -> tuple[dict[str, str], str | None]:
+    """What samples are made of, and apart from it the classifier that scores them, if one does."""
+    from .release.score import choose_reader
+
+    reader = choose_reader(recipe, storage, inputs)
+    scorer = recipe.fidelity.checkpoint if recipe.fidelity else None
+    return {name: place for name, place in inputs.items() if name != scorer or name in recipe.inputs()}, reader
+
+
 def _complete(
-    dataset: "Dataset", ingredients: "Ingredients", names: list[str], pool: Pool, refill: bool = False
-) -> None:
-    """Make whatever a settled dataset lacks, and close it. refill: look at every byte, and try what was lost again."""
+    dataset: "Dataset", ingredients: "Ingredients", names: list[str], pool: Pool, reader: str | None,
+    refill: bool = False,
+) -> None:  # fmt: skip
+    """Make whatever a settled dataset lacks, and close it. refill: look at every byte, and try what was lost again.
+
+    reader: the classifier that scores the samples, if one does.
+    """
     from ..manifests.console import format_bytes, say_next, say_start
     from ..manifests.manifest import MANIFEST, preview_name
     from .release.close import excess_failures, find_problems, release, reopen
@@ -421,6 +440,7 @@ def _complete(
     from .shards.worker import WorkerSettings
 
     storage, recipe = dataset.storage, dataset.recipe
+    label_reader = _open_reader(dataset, reader, pool.own_device()) if reader else None
     lacking = find_problems(dataset) if storage.exists(MANIFEST) else []
     sound: set[tuple[str, int]] = set()
     if refill:
@@ -454,12 +474,16 @@ def _complete(
             click.echo(f"built {', '.join(names)}; the manifest is written when every stream is there")
             return
         complete = not _drop_unsound(dataset, sound)
+    if label_reader is not None and not _is_scored(storage, label_reader):
+        _score(dataset, label_reader)
+        reopen(storage)
     if storage.exists(MANIFEST):
         click.echo("complete already")
     else:
         for name, sheet in draw_previews(dataset, names).items():
             storage.write(name, sheet)
         manifest = release(dataset, lost_workers)
+        _warn_of_scores(storage, manifest)
         size = sum(stream.bytes for stream in manifest.streams)
         count = sum(stream.samples for stream in manifest.streams)
         click.echo(f"{count:,} samples in {sum(s.shards for s in manifest.streams):,} shards, {format_bytes(size)}")
@@ -487,6 +511,45 @@ def training_step(dataset: str, streams: "Iterable[AnyStream]") -> list[list[str
     if any(stream.role == "natural" and stream.split == "train" for stream in streams):
         return [["genint-train", "--shards", dataset, "--out", f"runs/{Path(dataset).name}"]]
     return []
+
+
+def _open_reader(dataset: "Dataset", location: str, device: str) -> "LabelReader":
+    """A classifier that knows the dataset's classes. Raises UsageError for another."""
+    from .release.score import check_reader, open_reader
+
+    reader = open_reader(location, device)
+    check_reader(dataset, reader)
+    return reader
+
+
+def _is_scored(storage: "Storage", reader: "LabelReader") -> bool:
+    """Whether a finished dataset has the scores of this classifier."""
+    from ..manifests.manifest import MANIFEST, load_manifest
+
+    fidelity = load_manifest(storage).fidelity if storage.exists(MANIFEST) else None
+    return fidelity is not None and (fidelity.checkpoint, fidelity.checkpoint_sha256) == (reader.name, reader.sha256)
+
+
+def _score(dataset: "Dataset", reader: "LabelReader") -> None:
+    from ..manifests.console import ProgressDisplay
+    from .release.score import score
+
+    with ProgressDisplay("score", "samples") as display:
+        for progress in score(dataset, reader):
+            display.update(progress.done, progress.total, progress.stream)
+
+
+def _warn_of_scores(storage: "Storage", manifest: "Manifest") -> None:
+    """Say so where a dataset was closed without the scores that it had."""
+    from ..manifests.fidelity import load_scorer
+
+    scorer = load_scorer(storage)
+    if scorer is not None and manifest.fidelity is None:
+        click.echo(
+            f"warning: shards are there that {scorer.checkpoint} has not read; genint-pipeline score {storage} "
+            "--checkpoint ... reads them",
+            err=True,
+        )
 
 
 def _build(dataset: "Dataset", names: list[str], start_pool: "Callable[[], WorkerPool]") -> "Build":
@@ -685,7 +748,7 @@ def verify(
         click.echo(f"signed by {signer}", err=as_json)
     manifest = load_manifest(loaded.storage, altered=True)
     shards, samples = _verify_bytes(loaded, manifest)
-    others = other_files(loaded, has_card=manifest.version is not None)
+    others = other_files(loaded, manifest.fidelity, has_card=manifest.version is not None)
     found = {"streams": len(loaded.recipe.streams), "shards": shards, "samples": samples, "other_files": len(others)}
     click.echo(
         f"{found['streams']} streams, {shards:,} shards, {samples:,} samples and {len(others)} "
@@ -764,6 +827,54 @@ def _rebuild(
         report.write_text(make_report(dataset, manifest, results, describe_environment(device)), "utf-8")
         click.echo(f"report: {report}", err=as_json)
     return results
+
+
+@cli.command("score")
+@click.argument("dataset", default="datasets/mini")
+@click.option(
+    "--checkpoint",
+    metavar="FILE|torchvision:ARCH",
+    help="The classifier: a run's folder, a checkpoint file, ARCH=FILE for a bare state dict, torchvision:ARCH, or "
+    "mini-reader.  [default: the recipe's, or the mini world's own]",
+)
+@device_option
+def score_command(dataset: str, checkpoint: str | None, device: str) -> None:
+    """Read every generated sample of DATASET with a classifier, and keep how surely it reads the label beside the
+    shards: in files of their own, in the card, and for --min-fidelity of training and evaluation.
+
+    The same command continues what was interrupted.
+    """
+    from ..manifests.console import say_next
+    from ..manifests.dataset import load_dataset
+    from ..manifests.manifest import CARD, MANIFEST, load_manifest
+    from .release.close import RecordStore, find_problems, release, reopen
+    from .release.score import default_reader, describe_scores
+    from .shards.environment import check_device
+    from .shards.settle import driver_lock
+
+    loaded = load_dataset(dataset)
+    storage = loaded.storage
+    reader = _open_reader(loaded, checkpoint or default_reader(loaded), check_device(device))
+    lost_workers = 0
+    if storage.exists(MANIFEST):
+        for problem in find_problems(loaded)[:1]:
+            raise GenintError(f"{dataset}: {problem}; genint-pipeline repair mends it, then it can be scored")
+        lost_workers = load_manifest(storage).lost_workers
+    store = RecordStore(storage)
+    for stream in loaded.recipe.streams:
+        if len(store.missing_shards(stream.name, loaded.plan(stream.name).num_shards)):
+            raise UsageError(f"{dataset}: not finished: stream {stream.name} lacks shards; build-shards makes them")
+    with driver_lock(storage):
+        if not _is_scored(storage, reader):
+            _score(loaded, reader)
+            reopen(storage)
+            release(loaded, lost_workers)
+    for line in describe_scores(storage):
+        click.echo(line)
+    say_next(
+        f"read {storage / CARD}: how scores are distributed, by stream and class",
+        ["genint-train", "--shards", dataset, "--min-fidelity", "0.5", "--out", f"runs/{Path(dataset).name}-faithful"],
+    )
 
 
 @cli.command()
@@ -1037,6 +1148,31 @@ def fit_encoder(out: Path, epochs: int, seed: int, confounding: float) -> None:
             "datasets/own-encoder",
         ]
     )
+
+
+@cli.command("fit-reader")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for reader.pth.")
+@click.option(
+    "--epochs", type=click.IntRange(min=1), default=10, show_default=True, help="Times that it sees an object."
+)
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed for weights and data order."
+)
+@click.option(
+    "--confounding", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="a of the training pictures."
+)
+def fit_reader(out: Path, epochs: int, seed: int, confounding: float) -> None:
+    """Train the mini world's reader of objects, which scores its generated samples, and measure it."""
+    from ..manifests.console import ProgressDisplay
+    from .mini import fit_reader as fitting
+
+    settings = fitting.ReaderSettings(seed=seed, epochs=epochs, confounding=confounding)
+    with ProgressDisplay("fit-reader", "steps") as display:
+        for progress in fitting.fit_reader(out, settings):
+            display.update(progress.step, progress.steps, f"cross entropy {progress.loss:.2f}")
+    report = fitting.measure_reader(out)
+    (out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    click.echo(json.dumps(report, indent=2))
 
 
 @cli.command("fit-saliency")

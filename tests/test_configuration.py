@@ -238,7 +238,7 @@ def test_held_out_images_are_in_validation_or_in_training_and_nowhere_twice():
 
 def test_shards_that_are_held_out_whole_keep_the_others_names():
     images = TinyImages(2, 3, 2)
-    rest = ImagesWithout(images, np.array([2, 3, 4]))
+    rest = ImagesWithout(images, np.array([2, 3, 4]), "held out")
     assert rest.shard_sizes == [2, 2]
     rest.check_shard(1)
     assert images.checked == [2]

@@ -104,6 +104,11 @@ def presets(name: str | None, differences: bool, as_json: bool) -> None:
     metavar="A,B=WEIGHT",
     help="A linear layer for each of these labels of counterfactuals, such as shape,texture,background.",
 )
+@click.option(
+    "--min-fidelity",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Leave out generated images whose label a classifier reads less surely; see genint-pipeline score.",
+)
 @click.option("--as-released", is_flag=True, help="The released code's loss, which adds lambda_int; for ablation.")
 @click.option(
     "--bn-statistics", type=click.Choice(["mixed", "natural"]), help="What batch norm's running statistics see."
@@ -171,6 +176,7 @@ def train(
     lambda_transfer: float | None,
     lambda_counterfactual: float | None,
     heads: str | None,
+    min_fidelity: float | None,
     as_released: bool,
     bn_statistics: str | None,
     arch: str | None,
@@ -211,6 +217,7 @@ def train(
         "lambda_transfer": lambda_transfer,
         "lambda_counterfactual": lambda_counterfactual,
         "heads": _heads(heads) if heads else None,
+        "min_fidelity": min_fidelity,
         "as_released": as_released or None,
         "bn_statistics": bn_statistics,
         "arch": arch,

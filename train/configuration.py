@@ -113,6 +113,13 @@ class Configuration(Table):
     arch: str = Field(
         "resnet18", description="Any torchvision classifier, or mnist-cnn, or resnet18-half: half the channels."
     )
+    min_fidelity: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Leave out images that a network had a part in and whose label a classifier reads with a smaller "
+        "probability (see genint-pipeline score); none: no image is left out.",
+    )
     init: str = Field(
         "random",
         description='Weights to start from: "random", "required" (by --init), a checkpoint, or torchvision:ARCH.',

@@ -1,5 +1,6 @@
 """What a run reads: its training streams, and the natural images it is validated on."""
 
+import hashlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,6 +19,9 @@ from .streams import Images, TrainStream, check_classes, open_images, open_shard
 
 # Name of the stream that --imagenet gives.
 IMAGENET = "imagenet"
+# Why images are left out, as a run's fingerprint has it.
+HELD_OUT = "held out"
+DOUBTFUL = "below min_fidelity"
 # Name of the images that --validation gives: their place is nobody's business, and may change.
 GIVEN = "given"
 
@@ -93,7 +97,7 @@ def open_inputs(
     if opened is None:
         origin = f"of preset {configuration.preset}, or --streams"
         opened = open_streams(shards, imagenet, configuration.streams, origin)
-    streams = [_with_heads(stream, configuration) for stream in opened]
+    streams = [_faithful(_with_heads(stream, configuration), configuration.min_fidelity) for stream in opened]
     if configuration.validation_share is not None:
         streams, held_out = hold_out(streams, configuration.validation_share, configuration.seed)
     elif validation == "none":
@@ -138,6 +142,18 @@ def _with_heads(stream: TrainStream, configuration: Configuration) -> TrainStrea
     return replace(stream, images=stream.images.with_heads(list(configuration.heads)))
 
 
+def _faithful(stream: TrainStream, threshold: float | None) -> TrainStream:
+    """A stream without the images that a classifier reads too doubtfully as their label; natural ones as they are."""
+    if threshold is None or stream.term == "natural" or not isinstance(stream.images, StreamImages):
+        return stream
+    doubtful = np.flatnonzero(stream.images.label_scores() < threshold)
+    if len(doubtful) == len(stream.images):
+        raise UsageError(
+            f"--min-fidelity {threshold:g}: no image of stream {stream.name!r} is read as its label so surely"
+        )
+    return replace(stream, images=ImagesWithout(stream.images, doubtful, DOUBTFUL)) if len(doubtful) else stream
+
+
 def _validation_streams(url: str) -> list[ValidationImages]:
     entries = load_manifest(Storage(url)).streams
     names = [entry.name for entry in entries if entry.role == "natural" and entry.split == "validation"]
@@ -159,7 +175,7 @@ def hold_out(
             continue
         count = max(1, round(share * len(stream.images)))
         drawn = Permutation(len(stream.images), seed, f"validation share of {stream.name}")(np.arange(count))
-        kept.append(replace(stream, images=ImagesWithout(stream.images, np.sort(drawn))))
+        kept.append(replace(stream, images=ImagesWithout(stream.images, np.sort(drawn), HELD_OUT)))
         held_out.append(ValidationImages(f"held out of {stream.name}", stream.images, np.sort(drawn).tolist()))
     if not held_out:
         raise UsageError("--validation: a held-out share needs natural images")
@@ -167,16 +183,17 @@ def hold_out(
 
 
 class ImagesWithout:
-    """Images less those at some positions, shard by shard as they were."""
+    """Images less those at some positions, shard by shard as they were; `reason` says why."""
 
-    def __init__(self, images: Images, without: NDArray[np.int64]) -> None:
+    def __init__(self, images: Images, without: NDArray[np.int64], reason: str) -> None:
         self.images = images
+        self.left_out, self.reason = len(without), reason
+        self._which = hashlib.sha256(without.astype(np.int64).tobytes()).hexdigest()
         self.class_names = images.class_names
         self.names_classes = images.names_classes
         self._positions = np.setdiff1d(np.arange(len(images)), without, assume_unique=True)
         ends = np.cumsum(np.asarray(images.shard_sizes, np.int64))
         taken = np.bincount(np.searchsorted(ends, without, side="right"), minlength=len(ends))
-        self._held_out = len(without)
         sizes = np.asarray(images.shard_sizes, np.int64) - taken
         # Shards that were held out whole are left out: a shard's place among the others must still be known.
         self._shards = np.flatnonzero(sizes).tolist()
@@ -198,4 +215,6 @@ class ImagesWithout:
         self.images.check_shard(self._shards[shard])
 
     def fingerprint(self) -> dict[str, Any]:
-        return {**self.images.fingerprint(), "held out": self._held_out}
+        # A seed decides which images are held out, and the configuration has it.
+        which = {} if self.reason == HELD_OUT else {"which": self._which}
+        return {**self.images.fingerprint(), self.reason: self.left_out, **which}

@@ -6,9 +6,12 @@ import json
 from collections.abc import Sequence
 from typing import Annotated, Any, Final, Self
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from ..manifests.errors import FormatError, shorten
+from ..manifests.fidelity import load_stream_scores
 from ..manifests.manifest import Manifest, StreamEntry, dump_json
 from ..manifests.samples import StreamSamples
 from ..manifests.storage import Storage
@@ -33,13 +36,15 @@ class StreamImages:
         self.samples = StreamSamples(storage, entry, check=False)  # the loader says when
         self.shard_sizes = self.samples.shard_sizes
         self._extension = entry.image_extension
+        self._manifest = manifest
         self._heads: tuple[str, ...] = ()
         self._fingerprint = {
             "kind": "genint",
             "dataset": manifest.name,
             "stream": entry.name,
             "fingerprint": hashlib.sha256(dump_json(manifest.fingerprint.model_dump())).hexdigest(),
-            "sums_sha256": manifest.sums_sha256,
+            # Of the shards alone: a dataset's card and scores may change while a run is under way.
+            "shards_sha256": self.samples.digest(),
         }
 
     def __len__(self) -> int:
@@ -66,6 +71,13 @@ class StreamImages:
                     f"{self.key(position)}: label {shorten(found)}, the stream has {len(self.class_names)} classes"
                 )
         return content, tuple(labels.get(head, UNKNOWN) for head in self._heads) if self._heads else label
+
+    def label_scores(self) -> NDArray[np.float64]:
+        """How surely each image is read as its label, [N], in [0, 1].
+
+        Raises UsageError where nobody has read the stream, FormatError where its scores are damaged.
+        """
+        return load_stream_scores(self.samples.storage, self._manifest, self.samples.entry)
 
     def key(self, position: int) -> str:
         shard, _ = self.samples.locate(position)

@@ -1,15 +1,16 @@
 """Streams of a finished genint dataset, found by its manifest."""
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+import numpy as np
 from PIL import Image
 from torch import Tensor
 
 from ...manifests.errors import FormatError, UsageError, shorten
+from ...manifests.fidelity import load_stream_scores
 from ...manifests.json_files import parse_json
 from ...manifests.manifest import load_manifest
 from ...manifests.samples import StreamSamples
@@ -70,9 +71,7 @@ class StreamSet:
         return self.samples.key(position)
 
     def digest(self) -> str:
-        # Of the shards, not of their records: those also hold times.
-        shards = "".join(f"{record.path}\t{record.sha256}\n" for record in self.samples.records)
-        return hashlib.sha256(shards.encode()).hexdigest()
+        return self.samples.digest()
 
     def stamp(self) -> str:
         for shard in range(len(self.samples.records)):
@@ -136,6 +135,22 @@ class StreamSet:
             f"{self.samples.storage}: sample {self.key(position)}: {shorten(key)}: {shorten(repr(value))}; expected a "
             "text or whole number, or an object of these"
         )
+
+
+def read_as_labelled(one: StreamSet, threshold: float) -> StreamSet:
+    """The images of a stream whose label a classifier reads with at least this probability; all of a natural stream.
+
+    Raises UsageError where the stream has no scores, or no image is left.
+    """
+    if one.samples.entry.role == "natural":
+        return one
+    storage = one.samples.storage
+    scores = load_stream_scores(storage, load_manifest(storage), one.samples.entry)
+    kept = np.flatnonzero(scores >= threshold)
+    if not len(kept):
+        raise UsageError(f"--min-fidelity {threshold:g}: no image of {one.name} is read as its label so surely")
+    left_out = f"{len(scores) - len(kept):,} of {len(scores):,} images left out, whose label is read with less than"
+    return replace(one, samples=one.samples.only(kept), protocol=f"{one.protocol}; {left_out} {threshold:g}")
 
 
 def class_label(samples: StreamSamples, position: int, members: Mapping[str, bytes]) -> int:

@@ -2,10 +2,14 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
+import numpy as np
 import yaml
+from numpy.typing import NDArray
 
 from ...manifests.dataset import Dataset
+from ...manifests.fidelity import TABLE, Collected
 from ...manifests.manifest import CARD, CROISSANT, StreamEntry, read_records
 from ...manifests.origins import all_origins, dataset_license, find_origin, license_terms, trained_on
 from ...manifests.recipe import Card, Recipe
@@ -21,19 +25,25 @@ HUB_LICENSES = frozenset({
 })  # fmt: skip
 
 
-def write_card(dataset: Dataset, streams: Sequence[StreamEntry]) -> None:
+# Classes that the card shows, those that are read as something else most often.
+DOUBTFUL = 12
+# Of the shares of samples by score.
+SCORE_EDGES = (0.0, 0.1, 0.5, 0.9, 1.0)
+
+
+def write_card(dataset: Dataset, streams: Sequence[StreamEntry], scores: Collected | None = None) -> None:
     """Write README.md and croissant.json beside the streams, and in each stream's folder its `_info.json`.
 
-    All of them follow from recipe, plan and records: nothing of the clock or the machine is in them.
+    All of them follow from recipe, plan, records and scores: nothing of the clock or the machine is in them.
     """
-    dataset.storage.write(CARD, make_readme(dataset, streams).encode())
+    dataset.storage.write(CARD, make_readme(dataset, streams, scores).encode())
     dataset.storage.write(CROISSANT, make_croissant(dataset, streams).encode())
     for stream in streams:
         shard_samples = [record.samples for record in read_records(dataset.storage, stream)]
         dataset.storage.write(info_name(stream.name), make_info(stream.name, stream.split, shard_samples))
 
 
-def make_readme(dataset: Dataset, streams: Sequence[StreamEntry]) -> str:
+def make_readme(dataset: Dataset, streams: Sequence[StreamEntry], scores: Collected | None = None) -> str:
     """The dataset card. Configs are explicit: the hub would choose a builder by the json files beside the tars."""
     recipe = dataset.recipe
     header = {
@@ -93,7 +103,7 @@ dataset = load_dataset("THIS_FOLDER", "{first}", split="{streams[0].split}")
 `sha256sum -c SHA256SUMS` checks the bytes, `genint-pipeline verify .` their meaning too.
 
 {pictures}
-
+{_fidelity(scores, streams) if scores else ""}
 ## What it is made of, and licences
 
 {_origins(recipe)}
@@ -110,6 +120,48 @@ The whole: {dataset_license(recipe) or "unknown, since that of an origin is"}.
 {_paragraphs(description.use_cases(recipe))}
 ## Social impact
 {_paragraphs([description.social_impact(recipe)])}"""
+
+
+def _fidelity(scores: Collected, streams: Sequence[StreamEntry]) -> str:
+    """Scores by stream and class: how many samples are read as their label, and how the score is distributed."""
+    names = {stream.name: stream.class_names for stream in streams}
+    rows, by_class = [], []
+    for stream, classes in scores.by_class.items():
+        if not classes:
+            continue
+        values, hits = (np.concatenate(columns) for columns in zip(*classes.values(), strict=True))
+        shares = " | ".join(f"{100 * share:.1f}" for share in np.histogram(values, SCORE_EDGES)[0] / len(values))
+        rows.append(f"| {stream} | {len(values):,} | {100 * hits.mean():.1f} | {shares} | {_quantiles(values)} |")
+        by_class += [
+            (float(own_hits.mean()), f"| {stream} | {names[stream][label]} | {len(own):,} "
+             f"| {100 * own_hits.mean():.1f} | {_quantiles(own)} |")
+            for label, (own, own_hits) in classes.items()
+        ]  # fmt: skip
+    bins = " | ".join(f"{low:g} to {high:g}" for low, high in pairwise(SCORE_EDGES))
+    worst = [row for _, row in sorted(by_class, key=lambda entry: entry[0])[:DOUBTFUL]]
+    shown = f"the {DOUBTFUL} that are read as something else most often" if len(by_class) > DOUBTFUL else "all of them"
+    return f"""
+## Label fidelity
+
+`{scores.fidelity.checkpoint}` (sha256 {scores.fidelity.checkpoint_sha256[:12]}) has read every sample that a network
+had a part in. The score is the probability that it gives to the sample's label. `fidelity/STREAM/` has a file of them
+for each shard, whose first line names classifier and shard by their digests. A threshold leaves the doubtful samples
+out: `genint-train --min-fidelity 0.5`.
+
+| stream | samples | read as label, % | {bins.replace(" |", ", % |")}, % | 5 % | median | 95 % |
+|{"---|" * (len(SCORE_EDGES) + 5)}
+{chr(10).join(rows)}
+
+By class, {shown} ([{TABLE}]({TABLE}) has all):
+
+| stream | class | samples | read as label, % | 5 % | median | 95 % |
+|---|---|---|---|---|---|---|
+{chr(10).join(worst)}
+"""
+
+
+def _quantiles(scores: NDArray[np.float64]) -> str:
+    return " | ".join(f"{value:.3f}" for value in np.quantile(scores, (0.05, 0.5, 0.95)))
 
 
 def _marks(recipe: Recipe) -> str:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 
 from ...manifests.dataset import Dataset
-from ...manifests.manifest import FOLDER_SIZE, MANIFEST, PART_SIZE, RECORDS, load_manifest, part_name
+from ...manifests.manifest import FIDELITY, FOLDER_SIZE, MANIFEST, PART_SIZE, RECORDS, load_manifest, part_name
 from ...manifests.shard import LEFTOVER
 from ...manifests.sources.stream import StreamPlan
 from ...manifests.storage import Storage
@@ -12,7 +12,8 @@ from ...manifests.storage import Storage
 
 def find_leftovers(dataset: Dataset) -> Iterator[tuple[str, int]]:
     """Name and bytes of each file that a killed build left: half-written files, shards without a record, and of a
-    finished dataset the records that its manifest's parts hold. To be removed by who holds the dataset's lock."""
+    finished dataset the records that its manifest's parts hold and scores that it does not know. To be removed by who
+    holds the dataset's lock."""
     storage = dataset.storage
     finished = storage.exists(MANIFEST)
     yield from _half_written(storage, "")
@@ -23,7 +24,10 @@ def find_leftovers(dataset: Dataset) -> Iterator[tuple[str, int]]:
         else:
             yield from _uncommitted(storage, plan)
     if finished:
-        known = {f"{key}.json" for key in load_manifest(storage).environments}
+        manifest = load_manifest(storage)
+        if manifest.fidelity is None:
+            yield from _below(storage, FIDELITY)
+        known = {f"{key}.json" for key in manifest.environments}
         for name, size in storage.sizes(f"{RECORDS}/environments").items():
             if name not in known and size is not None and not LEFTOVER.search(name):
                 yield f"{RECORDS}/environments/{name}", size

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ...manifests.dataset import PLAN, Dataset
 from ...manifests.errors import FormatError, shorten
+from ...manifests.fidelity import TABLE, Collected, collect_scores, load_scorer, make_table, scores_sums
 from ...manifests.manifest import (
     FOLDER_SIZE,
     MANIFEST,
@@ -22,6 +23,7 @@ from ...manifests.manifest import (
     Environment,
     Manifest,
     Record,
+    StreamEntry,
     environment_name,
     load_manifest,
     part_name,
@@ -191,9 +193,14 @@ def release(dataset: Dataset, lost_workers: int = 0) -> Manifest:
         with open(sums_path, "w") as sums:
             plans = (dataset.plan(stream.name) for stream in recipe.streams)
             closed = [_close_stream(store, storage, plan, sums.write) for plan in plans]
-            write_card(dataset, [total.entry() for total in closed])
-            for name in other_files(dataset):
+            entries = [total.entry() for total in closed]
+            scores = _close_scores(dataset, entries)
+            write_card(dataset, entries, scores)
+            fidelity = scores.fidelity if scores else None
+            for name in other_files(dataset, fidelity):
                 sums.write(f"{storage.sha256(name)}  {name}\n")
+            for digest, name in scores_sums(storage, fidelity):
+                sums.write(f"{digest}  {name}\n")
         sums_sha256 = hashlib.sha256(sums_path.read_bytes()).hexdigest()
 
     manifest = Manifest(
@@ -206,7 +213,8 @@ def release(dataset: Dataset, lost_workers: int = 0) -> Manifest:
         generator=entry.generator,
         directions=entry.directions,
         environments=store.environments(set().union(*(total.environments for total in closed))),
-        streams=[total.entry() for total in closed],
+        streams=entries,
+        fidelity=fidelity,
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         shard_seconds=round(sum(total.seconds for total in closed), 1),
         retried_shards=sum(total.retried for total in closed),
@@ -233,6 +241,21 @@ def _close_stream(
         storage.write(part_name(plan.stream.name, part_index), content)
         total.add(records, content)
     return total
+
+
+def _close_scores(dataset: Dataset, entries: list[StreamEntry]) -> Collected | None:
+    """Write the digests of the samples' scores, and what each class is read as; None where a shard has no scores."""
+    classifier = load_scorer(dataset.storage)
+    if classifier is None:
+        return None
+    try:
+        collected = collect_scores(dataset, classifier)
+    except FormatError:
+        return None  # whoever closes the dataset says so; the scores that are there stay
+    for path, content in collected.parts.items():
+        dataset.storage.write(path, content)
+    dataset.storage.write(TABLE, make_table(collected, {entry.name: entry.class_names for entry in entries}))
+    return collected
 
 
 def _check_sizes(storage: Storage, record: Record) -> None:

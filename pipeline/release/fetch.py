@@ -6,7 +6,9 @@ from collections.abc import Iterator, Sequence
 
 from ...manifests.dataset import PLAN, Dataset, PlanEntry
 from ...manifests.errors import FormatError, UsageError, shorten
+from ...manifests.fidelity import scores_sums
 from ...manifests.manifest import (
+    FIDELITY,
     MANIFEST,
     RECIPE,
     SIGNATURE,
@@ -53,7 +55,7 @@ def fetch(source: Storage, manifest: Manifest, target: Storage, streams: Sequenc
         yield name
     recipe = load_dataset_recipe(target)
     entry = PlanEntry.from_json(target.read(PLAN), target / PLAN)
-    others = other_files(Dataset(target, recipe, entry, {}), has_card=manifest.version is not None)
+    others = other_files(Dataset(target, recipe, entry, {}), manifest.fidelity, manifest.version is not None)
     for name in [name for name in others if name not in (PLAN, RECIPE)]:
         _copy(source, name, sums.get(name), target)
         yield name
@@ -70,6 +72,10 @@ def fetch(source: Storage, manifest: Manifest, target: Storage, streams: Sequenc
                 raise FormatError(f"{source}: a record of {stream.name} has path {shorten(record.path)}")
             # The index first: who finds a tar finds its index.
             for digest, name in reversed(list(sum_lines(record))):
+                _copy(source, name, digest, target)
+                yield name
+        for digest, name in scores_sums(target, manifest.fidelity):
+            if name.startswith(f"{FIDELITY}/{stream.name}/"):
                 _copy(source, name, digest, target)
                 yield name
     if source.exists(SIGNATURE):

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from ...manifests.dataset import PLAN, Dataset, PlanEntry, input_name
 from ...manifests.errors import FormatError, UsageError, shorten
+from ...manifests.fidelity import CLASSIFIER, scores_name
 from ...manifests.manifest import (
     MANIFEST,
     RECIPE,
@@ -80,6 +81,7 @@ def merge(datasets: Sequence[Dataset], merged: Dataset) -> Iterator[Record]:
     storage = merged.storage
     storage.write(RECIPE, merged.recipe.to_toml().encode())
     storage.write(PLAN, merged.entry.model_dump_json().encode())
+    scored = _one_scorer(datasets)
     for dataset in datasets:
         manifest = load_manifest(dataset.storage)
         for environment in manifest.environments.values():
@@ -90,10 +92,21 @@ def merge(datasets: Sequence[Dataset], merged: Dataset) -> Iterator[Record]:
         for stream in manifest.streams:
             for record in read_records(dataset.storage, stream):
                 _copy_shard(dataset.storage, record, storage)
+                scores = scores_name(record.stream, record.shard_index)
+                if scored and dataset.storage.exists(scores):
+                    storage.write(scores, dataset.storage.read(scores))
                 yield record
+        if scored and dataset.storage.exists(CLASSIFIER):
+            storage.write(CLASSIFIER, dataset.storage.read(CLASSIFIER))
     for path, sheet in draw_previews(merged, [stream.name for stream in merged.recipe.streams]).items():
         storage.write(path, sheet)
     release(merged)
+
+
+def _one_scorer(datasets: Sequence[Dataset]) -> bool:
+    """Whether one classifier has read the samples of all: else they are joined without scores."""
+    found = [load_manifest(dataset.storage).fidelity for dataset in datasets]
+    return len({(fidelity.checkpoint, fidelity.checkpoint_sha256) for fidelity in found if fidelity}) == 1
 
 
 def _copy_shard(source: Storage, record: Record, target: Storage) -> None:
@@ -133,6 +146,7 @@ def _merge_recipes(recipes: Sequence[Recipe], name: str) -> Recipe:
             "card": None,
             "seed": shared("seed"),
             "marks": shared("marks"),
+            "fidelity": recipes[0].fidelity if len({str(recipe.fidelity) for recipe in recipes}) == 1 else None,
             "generator": shared("generator", lambda recipe: any(s.uses_generator for s in recipe.streams)),
             "directions": shared("directions", lambda recipe: any(s.uses_directions for s in recipe.streams))
             or recipes[0].directions,

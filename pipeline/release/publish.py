@@ -10,7 +10,8 @@ from typing import Any
 
 from ...manifests.dataset import Dataset
 from ...manifests.errors import GenintError, UsageError, mask_credentials, shorten
-from ...manifests.manifest import MANIFEST, RECIPE, SIGNATURE, SUMS, Manifest, read_records
+from ...manifests.fidelity import scores_name, scores_sums
+from ...manifests.manifest import FIDELITY, MANIFEST, RECIPE, SIGNATURE, SUMS, Manifest, read_records
 from ...manifests.origins import unlicensed
 from ...manifests.recipe import Recipe
 from ...manifests.records import sum_lines
@@ -50,7 +51,7 @@ def describe_anew(dataset: Dataset, recipe: Recipe, manifest: Manifest) -> Datas
 def release_files(dataset: Dataset, manifest: Manifest) -> Iterator[str]:
     """Every file of a release but its manifest, in the order in which it is sent."""
     yield SUMS
-    yield from other_files(dataset)
+    yield from other_files(dataset, manifest.fidelity)
     for stream in manifest.streams:
         for part in stream.parts:
             yield part.path
@@ -58,6 +59,8 @@ def release_files(dataset: Dataset, manifest: Manifest) -> Iterator[str]:
         for record in read_records(dataset.storage, stream):
             for _, name in sum_lines(record):
                 yield name
+    for _, name in scores_sums(dataset.storage, manifest.fidelity):
+        yield name
 
 
 def _last_files(storage: Storage) -> list[str]:
@@ -103,7 +106,9 @@ def publish_to_hub(dataset: Dataset, manifest: Manifest, repository: str, privat
     root = dataset.storage.absolute
     # Patterns, since a list of a million names would be compared name by name.
     folders = [f"{stream.name}/*" for stream in manifest.streams] + ["manifest/*"]
-    single = [name for name in (SUMS, *other_files(dataset)) if f"{PurePosixPath(name).parts[0]}/*" not in folders]
+    folders += [f"{FIDELITY}/*"] if manifest.fidelity else []
+    others = other_files(dataset, manifest.fidelity)
+    single = [name for name in (SUMS, *others) if f"{PurePosixPath(name).parts[0]}/*" not in folders]
     try:
         api.create_repo(repository, repo_type="dataset", private=private, exist_ok=True)
         api.upload_folder(
@@ -135,11 +140,14 @@ def write_deposit(dataset: Dataset, manifest: Manifest, folder: Path) -> list[st
     Raises UsageError where the folder is not empty, or a record could not hold it.
     """
     storage = dataset.storage
-    names = [SUMS, *other_files(dataset), *(part.path for stream in manifest.streams for part in stream.parts)]
+    others = other_files(dataset, manifest.fidelity)
+    names = [SUMS, *others, *(part.path for stream in manifest.streams for part in stream.parts)]
     names = [name for name in names if not name.endswith("/_info.json")]
     for stream in manifest.streams:
         shard = next(read_records(storage, stream)).path
         names += [shard, str(index_path(PurePosixPath(shard)))]
+        if manifest.fidelity and manifest.fidelity.stream(stream.name):
+            names.append(scores_name(stream.name, 0))
     names += _last_files(storage)
     flat = {PurePosixPath(name).name: name for name in names}
     if len(flat) < len(names) or len(flat) + 1 >= DEPOSIT_FILES:
