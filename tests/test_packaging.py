@@ -26,9 +26,12 @@ def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
             found = None
         if found is None:
             pytest.skip(f"{name.partition('.')[0]} is not installed; make test installs it")
-    source, out = tmp_path_factory.mktemp("source") / "genint", tmp_path_factory.mktemp("dist")
-    ignored = shutil.ignore_patterns(".*", "build", "datasets", "runs", "reports", "*.egg-info", "__pycache__")
-    shutil.copytree(ROOT, source, ignore=ignored)
+    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
+    for path in ROOT.iterdir():
+        if path.is_file():
+            shutil.copy(path, source)
+    for name in ("manifests", "pipeline", "train", "evaluate", "docs", "examples", "tests"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", out, source]
     subprocess.run(command, check=True, cwd=out, stdout=subprocess.DEVNULL)
     return out

@@ -60,7 +60,7 @@ def train(steps: int, pictures: int) -> TinyStyle:
         (error + KL_WEIGHT * divergence).backward()
         optimizer.step()
         schedule.step()
-        if step % 250 == 0 or step == steps:
+        if step % 100 == 0 or step == steps:
             print(
                 f"step {step} of {steps}: error {error:.3f}, {divergence:.1f} nats, {time.monotonic() - started:.0f} s"
             )
@@ -70,7 +70,7 @@ def train(steps: int, pictures: int) -> TinyStyle:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="Folder for config.json and pytorch_model.bin.")
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--pictures", type=int, default=12_000)
     arguments = parser.parse_args()
     decoder = train(arguments.steps, arguments.pictures)
