@@ -13,22 +13,25 @@ FUZZ_SEED ?= 1
 
 .PHONY: demo test check lint docs bench fuzz paper-mini confounding-sweep cgn-mnist help clean
 
-demo: $(VENV)/.genint  ## Build and verify the mini dataset, train with and without interventions, and compare
+demo: $(VENV)/.genint  ## Build and verify the mini dataset, train with and without it, and show what changes
 	$(BIN)/genint-pipeline directions --out datasets/mini-directions
 	$(BIN)/genint-pipeline build-shards --out datasets/mini
 	$(BIN)/genint-pipeline verify datasets/mini --rebuild 1
 	$(BIN)/genint-train --shards datasets/mini --preset mini-erm --out runs/mini-erm
-	$(BIN)/genint-train --shards datasets/mini --preset mini-genint --out runs/mini-genint
-	$(BIN)/genint-evaluate run --checkpoint natural-only=runs/mini-erm --checkpoint genint=runs/mini-genint \
+	$(BIN)/genint-train --shards datasets/mini --preset mini-genint-cgn --out runs/mini-genint-cgn
+	$(BIN)/genint-evaluate grad-cam --checkpoint natural-only=runs/mini-erm --checkpoint genint-cgn=runs/mini-genint-cgn \
+	    --shards datasets/mini:test-shifted --show 3 --out reports/mini
+	$(BIN)/genint-evaluate run --checkpoint natural-only=runs/mini-erm --checkpoint genint-cgn=runs/mini-genint-cgn \
 	    --shards datasets/mini --corruptions 0 --out reports/mini
 	@echo
-	@echo "look at         datasets/mini/preview/interventional.jpg"
-	@echo "and at          datasets/mini-directions/directions.png"
-	@echo "the dataset is  datasets/mini/manifest.json"
+	@echo "look at         reports/mini/grad-cam-0.png: where each classifier looks, and what it says"
+	@echo "and at          datasets/mini/preview/counterfactual.jpg, datasets/mini/preview/interventional.jpg"
 	@echo "the report is   reports/mini/index.html"
+	@echo "the dataset is  datasets/mini/manifest.json"
 
-test: $(VENV)/.genint $(VENV)/.dev  ## Run the tests against the installed package
-	$(BIN)/python -m pytest
+# A file's tests share fixtures and clusters, so that they stay in one process.
+test: $(VENV)/.genint $(VENV)/.dev  ## Run the tests against the installed package, a process per core and four at most
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 check: lint test  ## Everything that must pass before a push
 
@@ -54,7 +57,7 @@ fuzz: $(VENV)/.genint $(VENV)/.dev  ## Hostile files, arguments, kills and disks
 	for kind in kills disk; do $(BIN)/python tests/fuzz/fuzz_$$kind.py --seed $(FUZZ_SEED) -v || exit 1; done
 	$(BIN)/python tests/fuzz/leaks.py
 
-paper-mini: $(VENV)/.genint  ## The paper's experiments on the mini world; -j N for N trainings at once
+paper-mini: $(VENV)/.genint  ## Both papers' methods on the mini world, ten seeds each; SEEDS=3 for a first look
 	$(MAKE) -f results/paper-mini.mk BIN=$(BIN)
 
 confounding-sweep: $(VENV)/.genint  ## Generator, data and trainings for five confounding strengths; about three hours

@@ -177,7 +177,7 @@ def run(
         if not as_json:
             for line in accuracy_lines(results):
                 click.echo(line)
-        finish(out, results, as_json)
+        finish(out, results)
         if as_json:
             click.echo((out / RESULTS).read_text("utf-8"), nl=False)
 
@@ -369,8 +369,9 @@ def results_in(out: Path, resumes: bool = False) -> "Iterator[Results]":
         yield results
 
 
-def finish(out: Path, results: "Results", as_json: bool = False) -> None:
+def finish(out: Path, results: "Results") -> None:
     """Save what was measured, and the page with it."""
+    from ..manifests.console import say_next
     from .analyses.agreement import analyse_agreement
     from .report.report import write_report
     from .report.results import save_results
@@ -384,8 +385,7 @@ def finish(out: Path, results: "Results", as_json: bool = False) -> None:
 
     results.row_differences = compare_rows(results)
     save_results(out, results)
-    # Not into the JSON.
-    click.echo(f"look at {write_report(out, results)}", err=as_json)
+    say_next(f"look at {write_report(out, results)}")
 
 
 @cli.command()

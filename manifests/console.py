@@ -56,21 +56,33 @@ def command_arguments() -> list[str]:
     return ["=".join(os.path.expanduser(part) for part in argument.split("=")) for argument in sys.argv[1:]]
 
 
+_unsaid: list[str] = []
+
+
 def say_start(place: object, resumes: bool = True) -> None:
-    """Say where a long command writes, and what becomes of that where it is interrupted."""
+    """Say where a long command writes, and what becomes of that where it is interrupted.
+
+    It is said with the first progress, or at the end: a mistake that is found before stands alone.
+    """
     after = "the same command goes on" if resumes else "the same command starts again"
-    _say(f"writes to {place}; if it is interrupted, {after}")
+    _unsaid[:] = [_shown(f"writes to {place}; if it is interrupted, {after}")]
 
 
 def say_next(*steps: Sequence[object] | str) -> None:
     """Say what to look at, or which commands to give, after one has ended well."""
+    while _unsaid:
+        print(_unsaid.pop(), file=sys.stderr)
     for step in steps:
         _say(f"next: {step if isinstance(step, str) else shlex.join(map(str, step))}")
 
 
 def _say(line: str) -> None:
     # Not on stdout: what a command gives there is for others to read.
-    print(shorten(mask_credentials(line), LONGEST_MESSAGE), file=sys.stderr)
+    print(_shown(line), file=sys.stderr)
+
+
+def _shown(line: str) -> str:
+    return shorten(mask_credentials(line), LONGEST_MESSAGE)
 
 
 def _settle_home() -> None:
@@ -120,6 +132,8 @@ class ProgressDisplay:
 
     def update(self, done: int, total: int, note: str = "") -> None:
         """Show a new state; `note` says more about it in a few words."""
+        while _unsaid:
+            self.print(_unsaid.pop())
         now = time.monotonic()
         if self._first is None:
             self._first = done

@@ -31,6 +31,7 @@ from genint.evaluate.report.results import (
     shown_locations,
 )
 from genint.evaluate.report.seeds import compare_rows
+from genint.evaluate.report.sentences import difference_sentences
 from genint.evaluate.run import corruption_errors
 from genint.manifests.errors import FormatError
 from genint.manifests.json_files import parse_json
@@ -38,6 +39,7 @@ from genint.manifests.lock import only_process
 from genint.manifests.world import CLASSES
 from genint.train.checkpoint import Preprocessing, describe_model, make_model, save_checkpoint
 from genint.train.configuration import shipped_presets
+from PIL import Image
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +90,30 @@ def test_every_number_has_its_protocol_digest_count_and_environment(report):
     first, second = content["differences"]
     assert (first["baseline"], first["checkpoint"]) == ("both/a", "both/b")
     assert second["difference"] == 0.0  # the same classifier under another name
+
+
+def test_differences_are_said_in_words_where_each_row_is_one_classifier():
+    difference = Difference("natural", "ours", "mini/shifted", 2000, 0.189, (0.17, 0.208))
+    equal = Difference("natural", "ours", "mini/test", 2000, -0.003, (-0.011, 0.005))
+    copy = Difference("natural", "ours", "mini-corrupted/fog/1", 50, 0.5, (0.4, 0.6))
+    checkpoints = [CheckpointEntry(name, name, None, "resnet18", "0" * 64, 1, 0, ".") for name in ("natural", "ours")]
+    corrupted = CorruptionErrors("ours", "mini-corrupted", "generated", {}, 1.0)
+    results = Results(checkpoints=checkpoints, differences=[difference, equal, copy], corruption=[corrupted])
+    assert difference_sentences(results) == [
+        "mini/shifted: ours is right on 378 more of 2,000 images than natural (+18.9 points, 95 % interval +17.0 to "
+        "+20.8).",
+        "mini/test: 2,000 images show no difference between ours and natural (-0.3 points, 95 % interval -1.1 to "
+        "+0.5).",
+    ]
+    results.checkpoints[1] = CheckpointEntry("ours", "row", None, "resnet18", "0" * 64, 1, 0, ".")
+    assert difference_sentences(results) == []  # one of several seeds
+
+
+def test_a_page_opens_with_where_classifiers_look(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "grad-cam-0.png")
+    looks = Analysis("Where classifiers look", [], [], [], None, {"grad-cam-0.png": "what both saw"})
+    page = write_report(tmp_path, Results(analyses={"grad-cam": looks})).read_text()
+    assert page.index("In short") < page.index("what both saw") < page.index("Where classifiers look")
 
 
 def test_page_needs_nothing_outside_itself(report):

@@ -16,10 +16,13 @@ from .paper import paper_accuracy, paper_corruption
 from .results import Accuracy, Analysis, Bias, Clustered, CorruptionErrors, Results
 from .robustness import robustness_section
 from .seeds import seed_section
+from .sentences import difference_sentences
 
 PAGE = "index.html"
 # Bars of more test sets than this are no picture any more.
 MAX_PLOTTED = 12
+# The analysis whose first figure opens the page.
+GRAD_CAM = "grad-cam"
 
 PLURALS = {"class": "classes", "latent": "latents", "mask": "masks", "photo": "photos"}
 
@@ -28,7 +31,7 @@ Named = TypeVar("Named")
 
 def accuracy_lines(results: Results) -> list[str]:
     """The first table of a report as plain text: a row a group, top-1 in percent with its interval, and the mean of
-    corrupted sets."""
+    corrupted sets; and what the differences amount to."""
     means, heads = group_accuracies(results), _corruption_means(results)
     names = [name for name in _test_sets(results) if not _is_corruption(results, name)]
     copies = _unique(name for _, name in heads)
@@ -42,7 +45,9 @@ def accuracy_lines(results: Results) -> list[str]:
         rows.append([group, *cells, *(f"{heads[group, n]:.2f}" if (group, n) in heads else "-" for n in copies)])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     notes = _unique(f"{e.test_set}: {note}" for e in results.accuracy if e.test_set in names for note in e.notes)
-    return [*_columns(rows, widths), *notes, *group_lines(results), *_self_checks(results)]
+    return [
+        *_columns(rows, widths), *difference_sentences(results), *notes, *group_lines(results), *_self_checks(results)
+    ]  # fmt: skip
 
 
 def _self_checks(results: Results) -> list[str]:
@@ -78,6 +83,9 @@ def write_report(folder: Path, results: Results) -> Path:
 
 
 def _sections(results: Results, folder: Path) -> Iterator[Section]:
+    summary = _summary(results, folder)
+    if summary:
+        yield summary
     if any(not _is_corruption(results, name) for name in _test_sets(results)):
         yield _accuracy_section(results)
     top1 = {place: mean.value for place, mean in group_accuracies(results).items()}
@@ -99,6 +107,16 @@ def _sections(results: Results, folder: Path) -> Iterator[Section]:
     for analysis in results.analyses.values():
         yield _analysis_section(analysis, folder)
     yield _condition_section(results)
+
+
+def _summary(results: Results, folder: Path) -> Section | None:
+    """What a reader wants first: the differences in words, and where the classifiers look, if that was measured."""
+    sentences = difference_sentences(results)
+    looks = results.analyses.get(GRAD_CAM)
+    figures = list(looks.figures.items())[:1] if looks else []
+    if not sentences and not figures:
+        return None
+    return Section("In short", sentences, figures=[embed_file(folder / name, caption) for name, caption in figures])
 
 
 def _accuracy_section(results: Results) -> Section:
