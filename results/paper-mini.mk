@@ -1,49 +1,46 @@
-# The paper's experiments on the mini world, from nothing to a report: `make paper-mini`, with -j for as many trainings
-# at once as there are cores. Goes on where it was stopped. About 80 CPU minutes of training; the rest takes 50.
+# The paper's experiments on the mini world, from nothing to a report: `make paper-mini`. Goes on where it was stopped.
+# SEEDS=3 is the short form. JOBS: how many trainings at once, as many as there are cores.
 
 BIN ?= .venv/bin
 WORK ?= runs/paper-mini
 OUT ?= results/mini
-SEEDS ?= 0 1 2
+SEEDS ?= 10
+JOBS ?= 2
 
 DATA := $(WORK)/data
-TRAIN := $(WORK)/train
+# Of the analyses and choices; the rows' own are in $(WORK)/train.
+TRAIN := $(WORK)/analysed
 MINI := $(DATA)/mini
 
-# Rows of tables 1 and 2, and the two of table 4. Presets are mini-ROW.
-ROWS := erm mixup autoaugment stylized gan-augmentation genint genint-transfer
-GENERATED := observational interventional
-PRESET_ROWS := $(ROWS) $(GENERATED:%=generated-%)
-# And genint with the interventions that the sweep below chose, by causal bound and by accuracy of training on them alone,
-# and with the lambda that validation chose for them.
-CHOSEN := ranges-0.9
-CHOSEN_LAMBDA := 0.05
-ALL_ROWS := $(PRESET_ROWS) genint-chosen
-# Seed by seed, so that what is stopped early has all rows.
-RUNS := $(foreach seed,$(SEEDS),$(PRESET_ROWS:%=$(TRAIN)/%/seed-$(seed)))
+# Whose classifiers are looked into, each with one seed.
+ANALYSED := erm genint genint-transfer cgn
 
 # One at a time from t = 1, k = 20, s = 100 % (figure 6); and ranges by direction, as far as a share of classes is kept.
 RANGES := ranges-0.9 ranges-0.75
 POINTS := t1-k20-s1 t0.5-k20-s1 t1-k5-s1 t1-k40-s1 t1-k20-s0.5 t1-k20-s2 t1-k20-s3 $(RANGES)
 # Interventions that may do better for GenInt than the recipe's: the sweep's best by accuracy.
 CANDIDATES := t1-k20-s2 $(RANGES)
-# On the validation split alone, with a seed that no row uses: lambda of the interventions, and of the transfers.
+# On the validation split alone, with a seed that no row uses: lambda of each term.
 LAMBDAS := 0.05 0.2 1.0
-CHOICES := $(LAMBDAS:%=genint-lambda-%) $(LAMBDAS:%=transfer-lambda-%) \
+CHOICES := $(foreach lambda,$(LAMBDAS),genint-lambda-$(lambda) transfer-lambda-$(lambda)) \
+    $(foreach lambda,0.2 1.0 5.0,cgn-lambda-$(lambda) recomposed-lambda-$(lambda)) \
     $(foreach point,$(CANDIDATES),$(LAMBDAS:%=$(point)-lambda-%))
 
 # One thread a process: as many processes as cores do more than threads.
 export OMP_NUM_THREADS = 1
 export MKL_NUM_THREADS = 1
 
-checkpoints = $(foreach row,$(1),$(SEEDS:%=--checkpoint $(row)=$(TRAIN)/$(row)/seed-%))
-
-.PHONY: all
+.PHONY: all rows
 # Make would delete them as intermediate.
 .SECONDARY:
 .DELETE_ON_ERROR:
 
-all: $(WORK)/run.done $(WORK)/grad-cam.done $(WORK)/sweep.done
+all: rows $(WORK)/grad-cam.done $(WORK)/sweep.done
+
+# Rows and seeds know themselves what of them is there.
+rows:
+	$(BIN)/python results/paper_mini.py --seeds $(SEEDS) --jobs $(JOBS) --work $(WORK) --out $(OUT)
+	$(BIN)/python results/tabulate_mini.py $(OUT)
 
 # Data
 
@@ -68,27 +65,22 @@ $(DATA)/sweep/ranges-%/manifest.json: $(WORK)/interventions.done
 	$(BIN)/genint-pipeline build-shards mini-sweep --workers 1 --out $(@D) \
 	    --set streams.interventional.step_ranges="$$($(own_ranges))"
 
-# Training: TRAIN/ROW/seed-N, and what the choices need
+# Training, for the analyses and the choices
 
-run_row = $(patsubst $(TRAIN)/%/,%,$(dir $(@D)))
-run_seed = $(patsubst seed-%,%,$(notdir $(@D)))
-# Equal steps: the observational stream is the smaller one, and an epoch of either is as long as it.
-GENERATED_PRESET := --preset mini-generated --epochs 6 --set images_per_epoch=4000 --set decay_epochs=[4]
-ROW_STREAMS_generated-observational := $(GENERATED_PRESET) --streams observational
-ROW_STREAMS_generated-interventional := $(GENERATED_PRESET) --streams interventional
-run_preset = $(or $(ROW_STREAMS_$(run_row)),--preset mini-$(run_row))
-
-$(RUNS:%=%/done): $(MINI)/manifest.json $(DATA)/mini-stylized/manifest.json
-	$(BIN)/genint-train --shards $(MINI) $(if $(filter stylized,$(run_row)),--shards $(DATA)/mini-stylized) \
-	    $(run_preset) --set seed=$(run_seed) --out $(@D)
+$(ANALYSED:%=$(TRAIN)/%/done): $(TRAIN)/%/done: $(MINI)/manifest.json
+	$(BIN)/genint-train --shards $(MINI) --preset mini-$* --set seed=0 --out $(@D)
 	touch $@
 
-$(TRAIN)/choice/genint-lambda-%/done: $(MINI)/manifest.json
-	$(BIN)/genint-train --shards $(MINI) --preset mini-genint --lambda-int $* --set seed=100 --out $(@D)
-	touch $@
-
-$(TRAIN)/choice/transfer-lambda-%/done: $(MINI)/manifest.json
-	$(BIN)/genint-train --shards $(MINI) --preset mini-genint-transfer --lambda-transfer $* --set seed=100 --out $(@D)
+PRESET_genint := genint --lambda-int
+PRESET_transfer := genint-transfer --lambda-transfer
+PRESET_cgn := cgn --lambda-counterfactual
+PRESET_recomposed := recomposed --lambda-counterfactual
+choice = $(subst -lambda-, ,$*)
+METHODS := genint transfer cgn recomposed
+OF_METHODS := $(filter $(METHODS:%=%-lambda-%),$(CHOICES))
+$(OF_METHODS:%=$(TRAIN)/choice/%/done): $(TRAIN)/choice/%/done: $(MINI)/manifest.json
+	$(BIN)/genint-train --shards $(MINI) --preset mini-$(PRESET_$(firstword $(choice))) $(lastword $(choice)) \
+	    --set seed=100 --out $(@D)
 	touch $@
 
 # As mini-genint, but for the interventions, which are another dataset's.
@@ -97,13 +89,9 @@ train_on_others = $(BIN)/genint-train --imagenet $(MINI):natural --shards $(<D) 
 
 # $* is CANDIDATE-lambda-LAMBDA.
 .SECONDEXPANSION:
-choice = $(subst -lambda-, ,$*)
-$(TRAIN)/choice/%/done: $(DATA)/sweep/$$(firstword $$(choice))/manifest.json $(MINI)/manifest.json
+OF_OTHERS := $(filter-out $(OF_METHODS),$(CHOICES))
+$(OF_OTHERS:%=$(TRAIN)/choice/%/done): $(TRAIN)/choice/%/done: $(DATA)/sweep/$$(firstword $$(choice))/manifest.json $(MINI)/manifest.json
 	$(train_on_others) --lambda-int $(lastword $(choice)) --set seed=100 --out $(@D)
-	touch $@
-
-$(TRAIN)/genint-chosen/seed-%/done: $(DATA)/sweep/$(CHOSEN)/manifest.json $(MINI)/manifest.json
-	$(train_on_others) --lambda-int $(CHOSEN_LAMBDA) --set seed=$* --out $(@D)
 	touch $@
 
 $(TRAIN)/sweep/%/done: $(DATA)/sweep/%/manifest.json $(MINI)/manifest.json
@@ -111,12 +99,7 @@ $(TRAIN)/sweep/%/done: $(DATA)/sweep/%/manifest.json $(MINI)/manifest.json
 	    --set seed=100 --out $(@D)
 	touch $@
 
-# Measuring: the tables, the analyses and the choices each in a folder, for commands that add to one take turns.
-
-$(WORK)/run.done: $(RUNS:%=%/done) $(SEEDS:%=$(TRAIN)/genint-chosen/seed-%/done)
-	$(BIN)/genint-evaluate run $(call checkpoints,$(ALL_ROWS)) --shards $(MINI) --corruptions 5 --workers 1 \
-	    --out $(OUT)/tables
-	touch $@
+# Measuring: the analyses and the choices each in a folder, for commands that add to one take turns.
 
 # Both measures of dependence, on the training streams and on interventions of other sizes.
 SIZES := t1-k20-s0.5 t1-k20-s2 t1-k20-s3 ranges-0.75
@@ -135,9 +118,9 @@ $(WORK)/nuisances.done: $(WORK)/correlation.done $(DATA)/mini-unconfounded/manif
 	    $(DISTRIBUTIONS:%=--distribution %)
 	touch $@
 
-$(WORK)/grad-cam.done: $(WORK)/nuisances.done $(foreach row,erm genint genint-transfer,$(TRAIN)/$(row)/seed-0/done)
+$(WORK)/grad-cam.done: $(WORK)/nuisances.done $(ANALYSED:%=$(TRAIN)/%/done)
 	$(BIN)/genint-evaluate grad-cam --out $(OUT)/analyses --shards $(MINI):test-shifted --shards $(MINI):test \
-	    $(foreach row,erm genint genint-transfer,--checkpoint $(row)=$(TRAIN)/$(row)/seed-0)
+	    $(foreach row,$(ANALYSED),--checkpoint $(row)=$(TRAIN)/$(row))
 	touch $@
 
 $(WORK)/lambdas.done: $(CHOICES:%=$(TRAIN)/choice/%/done)
@@ -145,8 +128,8 @@ $(WORK)/lambdas.done: $(CHOICES:%=$(TRAIN)/choice/%/done)
 	    $(foreach choice,$(CHOICES),--checkpoint $(choice)=$(TRAIN)/choice/$(choice))
 	touch $@
 
-$(WORK)/sweep.done: $(WORK)/lambdas.done $(POINTS:%=$(TRAIN)/sweep/%/done) $(TRAIN)/erm/seed-0/done
-	$(BIN)/genint-evaluate causal-bound --checkpoint $(TRAIN)/erm/seed-0 --queries $(MINI):validation \
+$(WORK)/sweep.done: $(WORK)/lambdas.done $(POINTS:%=$(TRAIN)/sweep/%/done) $(TRAIN)/erm/done
+	$(BIN)/genint-evaluate causal-bound --checkpoint $(TRAIN)/erm --queries $(MINI):validation \
 	    --dictionary-size 200 --out $(OUT)/choices \
 	    $(foreach point,$(POINTS),--shards $(DATA)/sweep/$(point)=$(TRAIN)/sweep/$(point))
 	touch $@
