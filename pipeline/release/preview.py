@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from ...manifests.dataset import Dataset
 from ...manifests.manifest import preview_name
 from ...manifests.pictures import decode_picture
-from ...manifests.sources.stream import Sample
+from ...manifests.sources.stream import Sample, Stream
 from ..sources.parts import PARTS, Members, Tile
 from ..sources.rendering import RenderContext
 from ..sources.stream_reader import StreamReader
@@ -23,22 +23,28 @@ def draw_previews(dataset: Dataset, streams: Sequence[str]) -> dict[str, bytes]:
     """The contact sheet of each stream, from its first shard, by the name of its file."""
     sheets = {}
     for name in streams:
-        sheet = draw_contact_sheet(*_first_samples(dataset, name))
+        sheet = draw_contact_sheet(*_first_samples(dataset, name), legend=_legend(dataset.recipe.stream(name)))
         buffer = io.BytesIO()
         sheet.save(buffer, "JPEG", quality=92, subsampling="4:4:4")
         sheets[preview_name(name)] = buffer.getvalue()
     return sheets
 
 
-def draw_contact_sheet(title: str, rows: Mapping[str, Sequence[Tile]]) -> Image.Image:
-    """One row a class: its name, then captioned images, enlarged or reduced to the same tile."""
+def draw_contact_sheet(title: str, rows: Mapping[str, Sequence[Tile]], legend: str = "") -> Image.Image:
+    """One row a class: its name, then captioned images, enlarged or reduced to the same tile.
+
+    legend: what the captions say, under the title.
+    """
     columns = max((len(tiles) for tiles in rows.values()), default=1)
-    height = TILE + CAPTION
-    sheet = Image.new("RGB", (LABEL + columns * (TILE + 2), 26 + len(rows) * (height + 2)), "white")
+    height, head = TILE + CAPTION, 42 if legend else 26
+    small = ImageFont.load_default(11)
+    width = max(LABEL + columns * (TILE + 2), 12 + int(small.getlength(legend)))
+    sheet = Image.new("RGB", (width, head + len(rows) * (height + 2)), "white")
     draw = ImageDraw.Draw(sheet)
     draw.text((6, 5), title, "black", ImageFont.load_default(14))
+    draw.text((6, 24), legend, "dimgray", small)
     for row, (label, tiles) in enumerate(rows.items()):
-        top = 26 + row * (height + 2)
+        top = head + row * (height + 2)
         draw.text((6, top + TILE // 2 - 6), label, "black", ImageFont.load_default(12))
         for column, (image, caption) in enumerate(tiles):
             left = LABEL + column * (TILE + 2)
@@ -48,6 +54,15 @@ def draw_contact_sheet(title: str, rows: Mapping[str, Sequence[Tile]]) -> Image.
             sheet.paste(ImageOps.contain(image.convert("RGB"), (TILE, TILE), method), (left, top))
             draw.text((left + 1, top + TILE), caption, "black", _fitting_font(caption))
     return sheet
+
+
+def _legend(stream: Stream) -> str:
+    """What a stream's contact sheet shows, and how its captions are to be read."""
+    if stream.source in PARTS:
+        return f"A row per class. {PARTS[stream.source].legend}"
+    if stream.uses_directions:
+        return "A row per class. v3 +1.5: direction 3 was set to 1.5 standard deviations of the latent."
+    return "A row per class."
 
 
 def _fitting_font(caption: str) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:

@@ -26,10 +26,11 @@ GREY_SIDE = 96
 
 @dataclass(frozen=True)
 class Parts:
-    """How many pictures samples of a source are made of, and what reads them: one list a sample."""
+    """How many pictures samples of a source are made of, what reads them (a list for each), and words on them."""
 
     count: int
     read: Callable[[RenderContext, Any, Sequence[Sample], Sequence[Members]], list[list[Tile]]]
+    legend: str
 
 
 def read_content_and_style(
@@ -101,8 +102,12 @@ def _grey() -> Image.Image:
 
 
 PARTS: dict[str, Parts] = {
-    "transfer": Parts(2, read_content_and_style),
-    "stylized": Parts(2, read_content_and_style),
-    "counterfactual": Parts(3, read_mechanisms),
-    "recomposed": Parts(3, read_objects_and_backgrounds),
+    "transfer": Parts(
+        2, read_content_and_style, "Content in the style of the other picture; eval.: evaluations of the optimisation."
+    ),
+    "stylized": Parts(2, read_content_and_style, "Content in the style of the other picture."),
+    "counterfactual": Parts(
+        3, read_mechanisms, "The row's class gives the mask; texture and background are of the classes below them."
+    ),
+    "recomposed": Parts(3, read_objects_and_backgrounds, "An object, cut out by its mask, on another background."),
 }
