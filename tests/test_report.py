@@ -16,6 +16,7 @@ import torch
 from genint.evaluate.cli import main
 from genint.evaluate.metrics.seed_difference import difference_over_seeds
 from genint.evaluate.report.means import mean_over_seeds
+from genint.evaluate.report.page import embed_file
 from genint.evaluate.report.paper import paper_accuracy
 from genint.evaluate.report.report import accuracy_lines, write_report
 from genint.evaluate.report.results import (
@@ -26,12 +27,14 @@ from genint.evaluate.report.results import (
     CorruptionErrors,
     Difference,
     Results,
+    RowDifference,
     load_results,
     save_results,
     shown_locations,
 )
 from genint.evaluate.report.seeds import compare_rows
 from genint.evaluate.report.sentences import difference_sentences
+from genint.evaluate.report.summary import summarize
 from genint.evaluate.run import corruption_errors
 from genint.manifests.errors import FormatError
 from genint.manifests.json_files import parse_json
@@ -121,6 +124,16 @@ def test_page_needs_nothing_outside_itself(report):
     assert "<svg" in page
     outside = re.findall(r"""(?:src|href)=["'](?!data:|#)([^"']+)""", page)
     assert outside == []
+
+
+def test_page_opens_with_a_summary_and_says_every_figure_in_words(report):
+    page = (report / "index.html").read_text()
+    top, _, rest = page.partition("<nav")
+    assert "In short" in top and "3 checkpoints in 2 rows, 1 test set. Differences are to both." in top
+    assert 'name="viewport"' in page and "prefers-color-scheme: dark" in page and "@media print" in page
+    sections = re.findall(r'<h2 id="([^"]+)"', rest)
+    assert re.findall(r'<a href="#([^"]+)"', rest) == sections
+    assert re.findall(r"<svg(?! role=.img. aria-label=.\w)", page) == re.findall(r'<img alt=""', page) == []
 
 
 def test_page_looks_right_in_a_browser(report, tmp_path):
@@ -262,6 +275,40 @@ def test_table_has_a_row_a_group():
     assert header == "top-1, %  set (n = 100)"
     assert first.split()[:2] == ["g", "50.00"]
     assert second.split()[:2] == ["single", "70.00"]
+
+
+def test_summary_says_who_is_best_and_by_how_much():
+    def summary(first: float, *paired: float, protocol: str = "") -> list[str]:
+        names = [f"{row}/{seed}" for row in "ab" for seed in (0, 1)]
+        return summarize(
+            Results(
+                checkpoints=[entry(name, name[0]) for name in names],
+                accuracy=[
+                    Accuracy(name, "set", protocol, "own", "", 100, top1, (0.0, 1.0), 1.0, (0.0, 1.0), "")
+                    for name, top1 in zip(names, (first, first + 0.01, 0.57, 0.59), strict=True)
+                ],
+                row_differences=[
+                    RowDifference("a", "b", "set", "top-1", 100, [0, 1], 8.0, (low, 16.0), (0.0, 1.0)) for low in paired
+                ],
+            ),
+            ["set"],
+        )
+
+    gain = "set: b is right on 58.00 % of the images, 8.00 points more than a; "
+    assert summary(0.495, 1.0) == [
+        "4 checkpoints in 2 rows, 1 test set. Differences are to a.",
+        gain + "over 2 pairs of seeds, 95 % interval +1.0 to +16.0.",
+    ]
+    assert summary(0.495)[1] == gain + "their 95 % intervals overlap."
+    assert summary(0.6)[1] == "set: a is right on 60.50 % of the images; no other row is right on more."
+    lacking = "Incomplete, and not to be compared with published numbers: set."
+    assert summary(0.495, protocol="incomplete")[2] == lacking
+    assert summarize(Results(), []) == []
+
+
+def test_captions_cannot_act_in_alt_texts(tmp_path):
+    (tmp_path / "figure.svg").write_text("<svg/>")
+    assert 'alt="&#34;&gt;&lt;script&gt;"' in embed_file(tmp_path / "figure.svg", '"><script>').markup
 
 
 def test_intervals_over_clusters_are_named_and_stand_for_those_over_images(tmp_path):

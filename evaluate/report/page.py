@@ -9,9 +9,11 @@ from pathlib import Path
 
 import matplotlib
 from jinja2 import Environment
+from markupsafe import escape
 from matplotlib.figure import Figure
 
 from ...manifests.errors import FormatError
+from ...manifests.page_style import page_style
 
 
 @dataclass(frozen=True)
@@ -49,16 +51,19 @@ class Section:
         return self.title.lower().replace(" ", "-")
 
 
-def render_page(title: str, subtitle: str, sections: Sequence[Section]) -> str:
-    """The page as HTML."""
+def render_page(title: str, subtitle: str, sections: Sequence[Section], summary: Section) -> str:
+    """The page as HTML; what its summary holds stands first, if it holds anything."""
     text = (files(__package__) / "templates" / "report.html").read_text("utf-8")
     template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(text)
-    return template.render(title=title, subtitle=subtitle, sections=sections)
+    return template.render(title=title, subtitle=subtitle, sections=sections, summary=summary, style=page_style())
 
 
 def draw_figure(figure: Figure, caption: str) -> Picture:
     """A matplotlib figure as inline SVG."""
-    return Picture(_inline(_to_svg(figure)), caption)
+    # The caption is what somebody hears who cannot see the figure.
+    return Picture(
+        _inline(_to_svg(figure)).replace("<svg", f'<svg role="img" aria-label="{escape(caption)}"', 1), caption
+    )
 
 
 def save_figure(figure: Figure, path: Path) -> None:
@@ -74,7 +79,7 @@ def embed_file(path: Path, caption: str) -> Picture:
         raise FormatError(f"{path}: {found}")
     encoded = base64.b64encode(path.read_bytes()).decode()
     kind = "svg+xml" if path.suffix == ".svg" else "png"
-    return Picture(f'<img alt="" src="data:image/{kind};base64,{encoded}">', caption)
+    return Picture(f'<img alt="{escape(caption)}" src="data:image/{kind};base64,{encoded}">', caption)
 
 
 def _to_svg(figure: Figure) -> str:

@@ -17,6 +17,7 @@ from .results import Accuracy, Analysis, Bias, Clustered, CorruptionErrors, Resu
 from .robustness import robustness_section
 from .seeds import seed_section
 from .sentences import difference_sentences
+from .summary import summarize
 
 PAGE = "index.html"
 # Bars of more test sets than this are no picture any more.
@@ -76,16 +77,14 @@ def _corruption_means(results: Results) -> dict[tuple[str, str], float]:
 def write_report(folder: Path, results: Results) -> Path:
     """Write the page beside results.json and return its path."""
     names = [entry.name for entry in results.checkpoints]
-    subtitle = f"{', '.join(names[:4])}{' and others' if len(names) > 4 else ''}. {results.finished}"
-    page = render_page("genint-evaluate", subtitle, list(_sections(results, folder)))
+    measured = f"{', '.join(names[:4])}{' and others' if len(names) > 4 else ''}. " if names else ""
+    subtitle = f"{measured}{results.finished}"
+    page = render_page("genint-evaluate", subtitle, list(_sections(results, folder)), _summary(results, folder))
     Storage(folder).write(PAGE, page.encode())
     return folder / PAGE
 
 
 def _sections(results: Results, folder: Path) -> Iterator[Section]:
-    summary = _summary(results, folder)
-    if summary:
-        yield summary
     if any(not _is_corruption(results, name) for name in _test_sets(results)):
         yield _accuracy_section(results)
     top1 = {place: mean.value for place, mean in group_accuracies(results).items()}
@@ -109,14 +108,13 @@ def _sections(results: Results, folder: Path) -> Iterator[Section]:
     yield _condition_section(results)
 
 
-def _summary(results: Results, folder: Path) -> Section | None:
-    """What a reader wants first: the differences in words, and where the classifiers look, if that was measured."""
-    sentences = difference_sentences(results)
+def _summary(results: Results, folder: Path) -> Section:
+    """What a reader wants first: who is best, and where the classifiers look, if that was measured."""
     looks = results.analyses.get(GRAD_CAM)
     figures = list(looks.figures.items())[:1] if looks else []
-    if not sentences and not figures:
-        return None
-    return Section("In short", sentences, figures=[embed_file(folder / name, caption) for name, caption in figures])
+    sets = [name for name in _test_sets(results) if not _is_corruption(results, name)]
+    pictures = [embed_file(folder / name, caption) for name, caption in figures]
+    return Section("In short", summarize(results, sets), figures=pictures)
 
 
 def _accuracy_section(results: Results) -> Section:
@@ -224,9 +222,9 @@ def _difference_section(results: Results) -> Section:
     columns = [f"{name}, n = {counts[name]:,}" for name in names]
     baseline = results.differences[0].baseline
     text = (
-        f"Top-1 of each checkpoint less that of {baseline}, in points, on the same images; paired bootstrap over "
-        "images, 95 %, and over latents, masks, photos or classes where the set names them. It says nothing of other "
-        "training seeds."
+        f"Differences in top-1 accuracy from {baseline}, in percentage points, on the same images, with 95 % intervals "
+        "from a paired bootstrap over images, and over latents, masks, photos or classes where the set names them. "
+        "Variation between training seeds is not included."
     )
     return Section("Differences", [text], [Table(["", *columns], rows)])
 

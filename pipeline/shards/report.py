@@ -9,6 +9,7 @@ from jinja2 import StrictUndefined
 
 from ...manifests.dataset import Dataset
 from ...manifests.manifest import MANIFEST, Environment, Manifest
+from ...manifests.page_style import page_style
 from .rebuild import Rebuilt
 
 # Measured by tests/benchmarks/measure_reproduction.py on the mini world, on a Xeon with AVX-512 and torch 2.13.
@@ -31,6 +32,7 @@ def make_report(dataset: Dataset, manifest: Manifest, results: Sequence[Rebuilt]
     used = sorted({result.record.environment for result in results} & manifest.environments.keys())
     environments = {"here": here.model_dump(), **{key: manifest.environments[key].model_dump() for key in used}}
     return templates.from_string(text).render(
+        style=page_style(),
         manifest=manifest,
         manifest_sha256=hashlib.sha256(dataset.storage.read(MANIFEST)).hexdigest(),
         total=sum(stream.shards for stream in manifest.streams),
