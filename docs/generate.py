@@ -7,12 +7,11 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 import click
 from genint.evaluate.cli import cli as evaluate_commands
-from genint.manifests.origins import Origin
-from genint.manifests.recipe import Card, DirectionsTable, Generator, Recipe, shipped_recipes, stream_models
+from genint.manifests.recipe import Recipe, shipped_recipes, stream_models
 from genint.manifests.sources.stream import Stream
 from genint.pipeline.cli import cli as pipeline_commands
 from genint.train.cli import presets as presets_command
@@ -150,22 +149,19 @@ def _folded(title: str, text: str) -> str:
 
 
 def _recipe_keys() -> str:
-    common = list(Stream.model_fields)
+    common, tables = list(Stream.model_fields), _tables(Recipe)
     lines = [
         "# Recipe keys",
         "A recipe is a TOML file. It holds everything that changes a pixel; what changes only speed or place is an "
         "option of the [command](genint-pipeline.md). Unknown keys are refused. `--set KEY=VALUE` changes one, such as "
         "`--set streams.interventional.truncation=0.5`.",
         "## At the top",
-        _key_table(Recipe, without=("card", "origins", "generator", "directions", "streams")),
-        "## `[generator]`",
-        _key_table(Generator),
-        "## `[directions]`",
-        _key_table(DirectionsTable),
-        "## `[card]`",
-        _key_table(Card),
-        "## `[origins.NAME]`",
-        _key_table(Origin),
+        _key_table(Recipe, without=("streams", *tables)),
+    ]
+    for name, (heading, model) in tables.items():
+        about = Recipe.model_fields[name].description or _paragraphs(model.__doc__ or "")
+        lines += [f"## `[{heading}]`", about, _key_table(model)]
+    lines += [
         "## `[[streams]]`, of every source",
         _key_table(Stream),
     ]
@@ -175,6 +171,17 @@ def _recipe_keys() -> str:
         own = [key for key in model.model_fields if key not in common]
         lines += [f'## `source = "{source}"`', _paragraphs(about), _key_table(model, only=[*own, *changed])]
     return "\n\n".join(lines) + "\n"
+
+
+def _tables(model: type[BaseModel]) -> dict[str, tuple[str, type[BaseModel]]]:
+    """Heading and model of each key that is a table, or a table of tables by name; lists of tables are none."""
+    found = {}
+    for name, field in model.model_fields.items():
+        for each in (field.annotation, *get_args(field.annotation)):
+            inner = get_args(each)[1] if get_origin(each) is dict else each
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                found[name] = (f"{name}.NAME" if inner is not each else name, inner)
+    return found
 
 
 def _preset_keys() -> str:
