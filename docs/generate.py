@@ -111,13 +111,15 @@ def _command(command: click.Command, title: str) -> Iterator[str]:
         taken = "" if option.is_flag else f" {metavar}"
         given = option.get_default(context)
         shown = f"`{given}`" if isinstance(given, (str, int, float)) and not isinstance(given, bool) else ""
-        rows.append(f"| `{_cell(names + taken)}` | {_cell(shown)} | {_cell(option.help or '')} |")
+        rows.append(f"| `{names}{taken}` | {shown} | {_cell(option.help or '')} |")
     if len(rows) > 2:
         yield "\n".join(rows)
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
+    """Text for a table's cell: outside of code, a bar would end it."""
+    parts = text.split("`")
+    return "`".join(part if i % 2 else part.replace("|", "\\|") for i, part in enumerate(parts))
 
 
 def _recipes() -> str:

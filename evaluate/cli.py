@@ -112,7 +112,7 @@ workers_option = click.option(
 @click.option(
     "--min-fidelity",
     type=click.FloatRange(0, 1, min_open=True),
-    help="Of generated streams the images alone whose label was read at least so surely; see genint-pipeline score.",
+    help="Leave out generated images whose label was read less surely than this; see genint-pipeline score.",
 )
 @click.option("--folder", "folders", multiple=True, metavar="DIR", help="Class folders of your own; repeatable.")
 @click.option("--corrupted", "copies", multiple=True, metavar="DIR", help="A copy made by `corrupt`; repeatable.")
@@ -122,7 +122,7 @@ workers_option = click.option(
     show_default=True,
     type=click.IntRange(min=0),
     metavar="N",
-    help="Images a class of a dataset's first test stream to corrupt (15 corruptions, 5 severities) and "
+    help="Images per class of a dataset's first test stream to corrupt (15 corruptions, 5 severities) and "
     "measure too; 0: none.",
 )
 @out_option
@@ -399,8 +399,16 @@ def finish(out: Path, results: "Results") -> None:
     help="A training distribution; repeatable. Natural ones also count with mixup and with AutoAugment.",
 )
 @click.option("--test", required=True, metavar="DATASET:STREAM", help="Natural images to test on.")
-@click.option("--images", default=4000, show_default=True, type=click.IntRange(min=1), help="Of each distribution.")
-@click.option("--epochs", default=6, show_default=True, type=click.IntRange(min=1), help="Of the predictor.")
+@click.option(
+    "--images", default=4000, show_default=True, type=click.IntRange(min=1), help="Images of each distribution."
+)
+@click.option(
+    "--epochs",
+    default=6,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Passes of the predictor over its images.",
+)
 @out_option
 @device_option
 def correlation(
@@ -445,7 +453,7 @@ def correlation(
     type=click.Choice(["max", "logmeanexp"]),
     help="Over generated images: the most alike one, or all of them.",
 )
-@click.option("--dictionary-size", default=500, show_default=True, type=click.IntRange(min=1), help="Images a class.")
+@click.option("--dictionary-size", default=500, show_default=True, type=click.IntRange(min=1), help="Images per class.")
 @out_option
 @device_option
 def causal_bound(
@@ -482,8 +490,12 @@ def causal_bound(
 @click.option(
     "--distribution", "distributions", multiple=True, required=True, metavar="DATASET:STREAM", help="Repeatable."
 )
-@click.option("--images", default=4000, show_default=True, type=click.IntRange(min=1), help="Of each distribution.")
-@click.option("--epochs", default=8, show_default=True, type=click.IntRange(min=1), help="Of the reader.")
+@click.option(
+    "--images", default=4000, show_default=True, type=click.IntRange(min=1), help="Images of each distribution."
+)
+@click.option(
+    "--epochs", default=8, show_default=True, type=click.IntRange(min=1), help="Passes of the reader over its images."
+)
 @out_option
 @device_option
 def nuisances(
@@ -533,8 +545,14 @@ def nuisances(
 @click.option(
     "--shifted", default="mini/test-background", show_default=True, metavar="SET", help="On which its gain counts."
 )
-@click.option("--images", default=4000, show_default=True, type=click.IntRange(min=1), help="Of each source.")
-@click.option("--epochs", default=8, show_default=True, type=click.IntRange(min=1), help="Of the nuisance reader.")
+@click.option("--images", default=4000, show_default=True, type=click.IntRange(min=1), help="Images of each source.")
+@click.option(
+    "--epochs",
+    default=8,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Passes of the nuisance reader over its images.",
+)
 @out_option
 @device_option
 def sources(
@@ -568,7 +586,7 @@ def _pair(option: str, text: str, form: str) -> tuple[str, str]:
 @cli.command("grad-cam")
 @checkpoint_option
 @click.option("--shards", "streams", multiple=True, required=True, metavar="DATASET:STREAM", help="Images; repeatable.")
-@click.option("--images", default=1000, show_default=True, type=click.IntRange(min=1), help="Of each stream.")
+@click.option("--images", default=1000, show_default=True, type=click.IntRange(min=1), help="Images of each stream.")
 @click.option("--show", default=8, show_default=True, type=click.IntRange(min=1), help="Rows of a sheet.")
 @click.option(
     "--layer", metavar="NAME", help="Module whose channels are weighted, of every checkpoint.  [default: the last map]"

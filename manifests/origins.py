@@ -25,7 +25,7 @@ class Origin(Table):
     url: str = Field("", description="Where it can be had.")
     license: str = Field("", description='SPDX expression, such as "CC-BY-4.0", or a LicenseRef-… of its own terms.')
     terms: str = Field("", description="What the licence forbids that its name does not say.")
-    trained_on: list[str] = Field([], description="Of a network: names of other origins.")
+    trained_on: list[str] = Field([], description="For a network: names of the origins that it was trained on.")
     limitations: str = Field("", description="What it is not fit for.")
     biases: str = Field("", description="What it shows too much or too little of.")
     personal_information: str = Field("", description="What it shows of people, and on which basis.")

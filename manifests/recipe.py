@@ -67,9 +67,9 @@ class DirectionsTable(Table):
 class Card(Table):
     """What a dataset's card and its Croissant metadata say besides; what is left out follows from the recipe."""
 
-    date: str = Field("", pattern=r"^(\d{4}-\d{2}-\d{2})?$", description="Of this version, such as 2026-11-25.")
+    date: str = Field("", pattern=r"^(\d{4}-\d{2}-\d{2})?$", description="Date of this version, such as 2026-11-25.")
     url: str = Field("", description="Where the dataset itself can be had.")
-    doi: str = Field("", description="Of this version, such as 10.5281/zenodo.1234567.")
+    doi: str = Field("", description="DOI of this version, such as 10.5281/zenodo.1234567.")
     creators: list[str] = Field([], description="Names of people or groups.")
     limitations: list[str] = Field([], description="What the dataset is not fit for, a sentence each.")
     biases: list[str] = Field([], description="What it shows too much or too little of, a sentence each.")
@@ -110,8 +110,8 @@ class Recipe(Table):
     )
     marks: bool | None = Field(
         None,
-        description="Write into each picture that a network had a part in that it is so (XMP, IPTC DigitalSourceType; "
-        "about 0.5 kB a picture, the same in all of a stream). Off by default, as in recipes of before.",
+        description="Mark each image that a network had a part in (XMP, IPTC DigitalSourceType; about 0.5 kB per "
+        "image, the same in all of a stream). Off by default.",
     )
     fidelity: FidelityTable | None = None
     generator: Generator | None = None

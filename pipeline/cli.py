@@ -88,7 +88,7 @@ def pool_options(command: Command) -> Command:
         click.option(
             "--encoders",
             type=click.IntRange(1, 256),
-            help="Threads a worker that encode images.  [default: by its cores]",
+            help="Threads per worker that encode images.  [default: by its cores]",
         ),
         click.option(
             "--workers-per-device",

@@ -35,7 +35,7 @@ class Stage(Table):
     steps: int | None = Field(None, gt=0, description="Length in steps, instead of epochs.")
     optimizer: Literal["sgd", "adam", "adadelta"] = Field("sgd", description="As torch.optim has them.")
     lr: float = Field(0.1, gt=0, description="Learning rate after the warm-up.")
-    momentum: float = Field(0.9, ge=0, lt=1, description="Of sgd; the others have their defaults.")
+    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of sgd; the others have their defaults.")
     weight_decay: float = Field(1e-4, ge=0, description="On all parameters, batch norm and biases included.")
     norm_weight_decay: float | None = Field(
         None, ge=0, description="On those of batch norm and other normalisation; none: as on all others."
@@ -64,9 +64,11 @@ class Stage(Table):
     )
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="Share of each label that is spread over all classes.")
     batch_sizes: dict[Term, Count] = Field(
-        {}, description="Images a step by term; a term's streams share them equally, the first ones taking the rest."
+        {}, description="Images per step by term; a term's streams share them equally, the first ones taking the rest."
     )
-    stream_batch_sizes: dict[str, Count] = Field({}, description="Images a step of streams that do not share equally.")
+    stream_batch_sizes: dict[str, Count] = Field(
+        {}, description="Images per step of streams that do not share equally."
+    )
     sources: dict[Term, list[str]] = Field(
         {}, description="Sources of the streams that a term takes, such as interventional; none: of any source."
     )
@@ -145,8 +147,8 @@ class Configuration(Table):
     )
     augmentation: AugmentationName = Field(
         "standard",
-        description="Of training images. standard: random crop and flip; additional: and rotation, colour jitter and "
-        "vertical flip, as in the paper's second columns; pad-crop: 4 pixels of padding, crop and flip.",
+        description="How training images are varied. standard: random crop and flip; additional: rotation, colour "
+        "jitter and vertical flip too, as in the paper's second columns; pad-crop: padding by 4 pixels, crop and flip.",
     )
     term_augmentations: dict[Term, AugmentationName] = Field({}, description="Where a term's differs.")
     random_erasing: float = Field(

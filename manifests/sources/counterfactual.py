@@ -84,7 +84,7 @@ class CounterfactualStream(Stream):
     bank: int | None = Field(
         None,
         gt=0,
-        description="Render so many of each mechanism and class once and recombine them: shapes equally often, own "
+        description="Render this many of each mechanism and class once and recombine them: shapes equally often, own "
         "textures and backgrounds at random.",
     )
     min_contrast: Share | None = Field(
@@ -100,7 +100,7 @@ class CounterfactualStream(Stream):
         description="Whether the saliency network gets ImageNet-normalised pictures; by default as it was trained "
         "with. The official network was trained without and makes better masks with.",
     )
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="Of the BigGAN form.")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="Precision of the BigGAN form.")
     batch_size: int = Field(64, gt=0, description="Fixed members of a render batch: part of the floating point.")
 
     @field_validator("classes", mode="wrap")

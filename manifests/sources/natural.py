@@ -19,7 +19,7 @@ class NaturalStream(Stream):
 
     source: Literal["natural"]
     images: Name = Field(
-        description="Name of the input, bound by --input NAME=PATH: a folder with one folder a class, or WebDataset "
+        description="Name of the input, bound by --input NAME=PATH: a folder with one folder per class, or WebDataset "
         "tars (one, or a folder of them) with `.cls` or a `class_name` in `.json`."
     )
     labels: Literal["folders", "imagenet"] = Field(

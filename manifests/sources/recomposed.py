@@ -31,9 +31,11 @@ class RecomposedStream(Stream):
 
     source: Literal["recomposed"]
     objects: Name = Field(
-        description="An earlier stream, or an input: a folder with one folder a class, or WebDataset tars."
+        description="An earlier stream, or an input: a folder with one folder per class, or WebDataset tars."
     )
-    labels: Literal["folders", "imagenet"] = Field("folders", description="Of an objects input, as in natural streams.")
+    labels: Literal["folders", "imagenet"] = Field(
+        "folders", description="How an input's labels are found, as in natural streams."
+    )
     background: Name | None = Field(
         None,
         description="An earlier stream, or an input: a folder of pictures, or of class folders of them, or tars.",

@@ -36,9 +36,11 @@ class TransferredStream(Stream):
     digital_source_type: ClassVar[str] = "compositeWithTrainedAlgorithmicMedia"
 
     content: Name = Field(
-        description="An earlier natural stream, or an input: a folder with one folder a class, or WebDataset tars."
+        description="An earlier natural stream, or an input: a folder with one folder per class, or WebDataset tars."
     )
-    labels: Literal["folders", "imagenet"] = Field("folders", description="Of a content input, as in natural streams.")
+    labels: Literal["folders", "imagenet"] = Field(
+        "folders", description="How an input's labels are found, as in natural streams."
+    )
     style: Name = Field(
         description="An earlier stream, or an input: a folder of images, or of class folders of them, or of WebDataset "
         "tars, such as a stream of another dataset (--input NAME=DATASET/STREAM)."
@@ -155,13 +157,15 @@ class TransferStream(TransferredStream):
         description="gatys: name of the input with the network's weights, a file with the names of torchvision's "
         "vgg19; torchvision's own are downloaded where --input vgg19=FILE is not given.",
     )
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="gatys: of the network's features.")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="gatys: precision of the network's features.")
     evaluations: Annotated[list[Evaluations], Field(min_length=2, max_length=2)] = Field(
         [20, 70], description="gatys: least and most evaluations of an image, drawn uniformly for each."
     )
-    content_weight: float = Field(0.1, ge=0, description="gatys: of the content loss; the released one by default.")
+    content_weight: float = Field(
+        0.1, ge=0, description="gatys: weight of the content loss; the released one by default."
+    )
     style_weight: float = Field(
-        1e6, ge=0, description="gatys: of the style loss; the released one, for the large activations of vgg19."
+        1e6, ge=0, description="gatys: weight of the style loss; the released one, for the large activations of vgg19."
     )
     alpha: float = Field(1.0, ge=0, le=1, description="adain: strength of the style.")
     # None in these three, not a name for the default: recipes that do not use them keep their digests.
