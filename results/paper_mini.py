@@ -172,6 +172,7 @@ def make_run(row: Row, seed: int, data: Path, work: Path, out: Path) -> str:
     folder = work / "train" / row.name / f"seed-{seed}-{key[:8]}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     log_path = folder.with_suffix(".log")
+    fresh = not folder.exists()
     began = time.process_time()
     with (
         open(log_path, "a") as log,
@@ -201,7 +202,8 @@ def make_run(row: Row, seed: int, data: Path, work: Path, out: Path) -> str:
         "top1": top1.pop(""),
         "corrupted_error": round(1 - float(np.mean([hits.mean() for hits in corrupted])), 6),
         **({"heads": top1} if top1 else {}),
-        "cpu_seconds": round(seconds, 1),
+        # Of a training that goes on, what it took before is not known.
+        "cpu_seconds": round(seconds, 1) if fresh else None,
         "datasets": {name: manifest.sums_sha256 for name, manifest in manifests.items()},
         "checkpoint_sha256": classifier.sha256,
         "versions": {name: version(name) for name in PACKAGES},

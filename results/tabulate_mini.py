@@ -62,7 +62,7 @@ class Measured:
     images_per_step: int
     values: dict[str, Value]
     heads: dict[str, dict[str, Value]]
-    training_minutes: float
+    training_minutes: float | None
     rendering_minutes: float
     paired: dict[str, list[Paired]] = field(default_factory=dict)
 
@@ -118,6 +118,7 @@ def measure(row: Row, runs: Mapping[int, Mapping[str, Any]], rendering: Mapping[
         return {name: value_of({seed: 100 * share[name] for seed, share in shares.items()}) for name in sets}
 
     first = next(iter(runs.values()))
+    spent = [run["cpu_seconds"] for run in runs.values() if run["cpu_seconds"] is not None]
     return Measured(
         row.name,
         row.title,
@@ -125,7 +126,7 @@ def measure(row: Row, runs: Mapping[int, Mapping[str, Any]], rendering: Mapping[
         first["images_per_step"],
         values((seed, {**run["top1"], "corrupted": run["corrupted_error"]}) for seed, run in runs.items()),
         {head: values((seed, run["heads"][head]) for seed, run in runs.items()) for head in first.get("heads", {})},
-        float(np.median([run["cpu_seconds"] for run in runs.values()])) / 60,
+        float(np.median(spent)) / 60 if spent else None,
         sum(rendering.get(name, 0.0) for name in row.streams) / 60,
     )
 
@@ -213,7 +214,8 @@ def accuracy_lines(rows: Iterable[Measured]) -> list[str]:
     heads = [*TITLES.values(), "images per step", "needs", "CPU minutes: rendering + training"]
     lines = ["| row | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
     for row in rows:
-        cost = f"{row.rendering_minutes:.1f} + {row.training_minutes:.1f}"
+        training = "–" if row.training_minutes is None else f"{row.training_minutes:.1f}"
+        cost = f"{row.rendering_minutes:.1f} + {training}"
         cells = [shown(row.values[name]) for name in TITLES]
         lines.append(f"| {row.title} | " + " | ".join([*cells, str(row.images_per_step), row.needs, cost]) + " |")
         for head, values in row.heads.items():

@@ -49,7 +49,7 @@ def test_rows_are_compared_by_pairs_of_one_seed(tmp_path: Path):
         save_run(tmp_path, "erm", seed, natural)
         save_run(tmp_path, "cgn", seed, cgn, images_per_step=256)
         save_run(tmp_path, "mixup", seed, natural + (0.01, -0.01, 0.0)[seed])
-    save_run(tmp_path, "cgn", 7, 0.9)  # no other row has this seed
+    save_run(tmp_path, "cgn", 7, 0.9, cpu_seconds=None)  # no other row has this seed; it went on after an interruption
     result = run_script(tmp_path)
     assert result.returncode == 0, result.stderr
     # 21, 22 and 23 points: 22 +- 4.303 x 1 / sqrt(3), whose p is that of t = 22 sqrt(3) at 2 degrees of freedom.
