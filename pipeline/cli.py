@@ -838,17 +838,18 @@ def _rebuild(
     "mini-reader.  [default: the recipe's, or the mini world's own]",
 )
 @device_option
-def score_command(dataset: str, checkpoint: str | None, device: str) -> None:
+@json_option
+def score_command(dataset: str, checkpoint: str | None, device: str, as_json: bool) -> None:
     """Read every generated sample of DATASET with a classifier, and keep how surely it reads the label beside the
     shards: in files of their own, in the card, and for --min-fidelity of training and evaluation.
 
     The same command continues what was interrupted.
     """
-    from ..manifests.console import say_next
+    from ..manifests.console import say_next, say_start
     from ..manifests.dataset import load_dataset
     from ..manifests.manifest import CARD, MANIFEST, load_manifest
     from .release.close import RecordStore, find_problems, release, reopen
-    from .release.score import default_reader, describe_scores
+    from .release.score import default_reader, describe_scores, tabulate_scores
     from .shards.environment import check_device
     from .shards.settle import driver_lock
 
@@ -866,11 +867,15 @@ def score_command(dataset: str, checkpoint: str | None, device: str) -> None:
             raise UsageError(f"{dataset}: not finished: stream {stream.name} lacks shards; build-shards makes them")
     with driver_lock(storage):
         if not _is_scored(storage, reader):
+            say_start(storage)
             _score(loaded, reader)
             reopen(storage)
             release(loaded, lost_workers)
-    for line in describe_scores(storage):
-        click.echo(line)
+    if as_json:
+        click.echo(json.dumps([*tabulate_scores(storage)], indent=2))
+    else:
+        for line in describe_scores(storage):
+            click.echo(line)
     say_next(
         f"read {storage / CARD}: how scores are distributed, by stream and class",
         ["genint-train", "--shards", dataset, "--min-fidelity", "0.5", "--out", f"runs/{Path(dataset).name}-faithful"],
@@ -1163,16 +1168,18 @@ def fit_encoder(out: Path, epochs: int, seed: int, confounding: float) -> None:
 )
 def fit_reader(out: Path, epochs: int, seed: int, confounding: float) -> None:
     """Train the mini world's reader of objects, which scores its generated samples, and measure it."""
-    from ..manifests.console import ProgressDisplay
+    from ..manifests.console import ProgressDisplay, say_next, say_start
     from .mini import fit_reader as fitting
 
     settings = fitting.ReaderSettings(seed=seed, epochs=epochs, confounding=confounding)
+    say_start(out, resumes=False)
     with ProgressDisplay("fit-reader", "steps") as display:
         for progress in fitting.fit_reader(out, settings):
             display.update(progress.step, progress.steps, f"cross entropy {progress.loss:.2f}")
     report = fitting.measure_reader(out)
     (out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     click.echo(json.dumps(report, indent=2))
+    say_next(f"{out / 'report.json'} has what it can do; the shipped one's is genint/pipeline/data/mini-reader")
 
 
 @cli.command("fit-saliency")

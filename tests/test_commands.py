@@ -20,6 +20,7 @@ PROGRAMS = {
 }
 # What these print is no table: JSON always, a file's place, or what they did in a sentence.
 WITHOUT_TABLE = {
+    "genint-pipeline fit-reader",
     "genint-pipeline schema", "genint-pipeline inspect", "genint-pipeline fit-generator", "genint-pipeline fit-encoder",
     "genint-pipeline fit-saliency", "genint-pipeline fit-cgn", "genint-pipeline directions", "genint-pipeline preview",
     "genint-pipeline interpolate", "genint-pipeline repair", "genint-pipeline extend", "genint-pipeline merge",

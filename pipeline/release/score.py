@@ -4,7 +4,7 @@ import csv
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from PIL import Image
@@ -135,6 +135,15 @@ def score(dataset: Dataset, reader: LabelReader) -> Iterator[Scored]:
 
 def describe_scores(storage: Storage) -> Iterator[str]:
     """Of each scored stream of a finished dataset how many samples are read as their label, and how surely."""
+    for row in tabulate_scores(storage):
+        yield (
+            f"{row['stream']:20} {row['samples']:>9,} samples, {100 * row['read_as_label']:.1f} % read as their label; "
+            f"score: median {row['median']:.3f}, 5 % below {row['quantile_05']:.3f}"
+        )
+
+
+def tabulate_scores(storage: Storage) -> Iterator[dict[str, Any]]:
+    """The same for programs: stream, samples, the share read as its label, median and 5 % quantile of the scores."""
     manifest = load_manifest(storage)
     read: dict[str, float] = {}
     for row in csv.DictReader(storage.read(TABLE).decode().splitlines()):
@@ -143,10 +152,13 @@ def describe_scores(storage: Storage) -> Iterator[str]:
         scores = load_stream_scores(storage, manifest, manifest.stream(scored.name))
         if len(scores):
             share, (low, median) = read[scored.name] / len(scores), np.quantile(scores, (0.05, 0.5))
-            yield (
-                f"{scored.name:20} {len(scores):>9,} samples, {100 * share:.1f} % read as their label; score: median "
-                f"{median:.3f}, 5 % below {low:.3f}"
-            )
+            yield {
+                "stream": scored.name,
+                "samples": len(scores),
+                "read_as_label": share,
+                "median": float(median),
+                "quantile_05": float(low),
+            }
 
 
 def _classes(dataset: Dataset, stream: str) -> list[str]:
