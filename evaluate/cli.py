@@ -164,12 +164,13 @@ def run(
         datasets = (MINI_DATASET,)
     from .report.report import accuracy_lines
     from .report.results import RESULTS
-    from .run import load_candidates, make_corrupted, measure, open_test_sets
+    from .run import check_fit, load_candidates, make_corrupted, measure, open_test_sets
     from .test_sets.streams import open_streams
 
     chosen = pick_device(device, workers, threads)
     candidates = load_candidates(checkpoints)
     test_sets = open_test_sets([*(f"shards={dataset}" for dataset in datasets), *wanted], group_by, min_fidelity)
+    check_fit(candidates, test_sets)
     with results_in(out, resumes=True) as results:
         if datasets and corruptions:
             test_sets += make_corrupted(open_streams(datasets[0], datasets[0])[0], out, corruptions, max(1, workers))

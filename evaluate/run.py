@@ -130,6 +130,15 @@ def make_corrupted(source: StreamSet, folder: Path, images_per_class: int, worke
         return corrupt(subset, folder / CORRUPTED, workers=workers, progress=display.update)
 
 
+def check_fit(candidates: Sequence[Candidate], test_sets: Sequence[TestSet]) -> None:
+    """Raise UsageError where a classifier does not know a set's classes, or a set lacks something."""
+    for candidate in candidates:
+        for test_set in test_sets:
+            match_classes(test_set, candidate.classifier)
+    for test_set in test_sets:
+        test_set.labels(0)  # lists ImageNet-C's folders, and finds what lacks in them
+
+
 def measure(
     candidates: Sequence[Candidate],
     test_sets: Sequence[TestSet],
@@ -147,11 +156,7 @@ def measure(
     Predictions are kept in `folder`: an interrupted measurement goes on where it was. `export` writes them as CSV too.
     Raises UsageError before any work where a classifier does not know a set's classes.
     """
-    for candidate in candidates:
-        for test_set in test_sets:
-            match_classes(test_set, candidate.classifier)
-    for test_set in test_sets:
-        test_set.labels(0)  # lists ImageNet-C's folders, and finds what lacks in them
+    check_fit(candidates, test_sets)
     clusters = {test_set.name: test_set.clusters() for test_set in test_sets}
     groupings = {test_set.name: test_set.grouping() for test_set in test_sets}
     environment = {**describe_environment(device), "precision": precision}
