@@ -61,6 +61,22 @@ def only_process(path: Path, busy: str) -> Iterator[None]:
             file.truncate(0)
 
 
+def find_holder(path: Path) -> str | None:
+    """Who holds the lock file `path`; None where nobody does, or where the file system has no locks."""
+    if path.resolve() in _held:
+        return _held[path.resolve()][1]
+    try:
+        with open(path) as file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno in (errno.EAGAIN, errno.EACCES):
+                    return file.read(200).strip() or "a process that has not written its name yet"
+    except FileNotFoundError:
+        pass
+    return None
+
+
 @contextmanager
 def one_after_another(path: Path) -> Iterator[None]:
     """Wait until no other process holds the lock file `path`, then hold it. Where there are no locks, nobody waits."""

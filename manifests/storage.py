@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, TypeVar
 from urllib.parse import quote
@@ -116,6 +117,17 @@ class Storage:
             PurePosixPath(entry["name"]).name: None if entry["type"] == "directory" else int(entry["size"])
             for entry in self._entries(folder)
         }
+
+    def times(self, folder: str) -> dict[str, float]:
+        """Names directly inside `folder` with the time of their last change, seconds since 1970, where it is known."""
+        found = {}
+        for entry in self._entries(folder):
+            # As each kind of store calls it: a local disk, S3, memory.
+            changed = next((entry[key] for key in ("mtime", "LastModified", "created") if key in entry), None)
+            if changed is not None:
+                seconds = changed.timestamp() if isinstance(changed, datetime) else float(changed)
+                found[PurePosixPath(entry["name"]).name] = seconds
+        return found
 
     def open(self, name: str) -> IO[bytes]:
         """Open `name` for reading; what lies in a bucket is fetched whole."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ..manifests.recipe import Recipe
     from ..manifests.sources import AnyStream
     from ..manifests.storage import Storage
+    from .release.progress import Progress
     from .shards.driver import Build
     from .shards.executor import WorkerPool
     from .shards.rebuild import Rebuilt
@@ -668,33 +669,65 @@ def _print_estimate(
 @json_option
 def status(dataset: str, as_json: bool) -> None:
     """How far a dataset is, finished or under way."""
+    import time
+    from dataclasses import asdict
+
     from ..manifests.dataset import load_dataset
+    from ..manifests.lock import find_holder
     from ..manifests.manifest import MANIFEST, load_manifest
     from .release.close import RecordStore
+    from .release.progress import find_newest, measure_progress
+    from .shards.settle import LOCK
 
     loaded = load_dataset(dataset)
     store = RecordStore(loaded.storage)
     rows: list[dict[str, Any]] = []
-    for stream in loaded.recipe.streams:
-        plan = loaded.plan(stream.name)
-        lacking = len(store.missing_shards(stream.name, plan.num_shards))
-        rows.append({"name": stream.name, "shards": plan.num_shards, "missing": lacking})
+    plans = {stream.name: loaded.plan(stream.name) for stream in loaded.recipe.streams}
+    lacking = {name: store.missing_shards(name, plan.num_shards) for name, plan in plans.items()}
+    for name, plan in plans.items():
+        rows.append({"name": name, "shards": plan.num_shards, "missing": len(lacking[name])})
         if not as_json:
-            click.echo(f"{stream.name:20} {plan.num_shards - lacking:>8,} of {plan.num_shards:,} shards")
+            click.echo(f"{name:20} {plan.num_shards - len(lacking[name]):>8,} of {plan.num_shards:,} shards")
     missing = sum(row["missing"] for row in rows)
     has_manifest = loaded.storage.exists(MANIFEST)
     if has_manifest:
         load_manifest(loaded.storage)  # raises where it is damaged
+    progress, holder = None, None
+    if not has_manifest:
+        newest = {name: find_newest(loaded.storage, plan) for name, plan in plans.items()}
+        progress = measure_progress(newest, plans, lacking, time.time())
+        holder = find_holder(loaded.storage.local_path(LOCK)) if loaded.storage.local else None
     if as_json:
-        click.echo(json.dumps({"streams": rows, "complete": has_manifest and not missing}, indent=2))
+        facts = {"streams": rows, "complete": has_manifest and not missing, "builder": holder}
+        click.echo(json.dumps(facts | {"progress": asdict(progress) if progress else None}, indent=2))
         return
     if not has_manifest:
-        click.echo("under way: no manifest yet")
+        click.echo("\n".join(_describe_progress(progress, holder, loaded.storage.local)))
         return
     click.echo(
         f"not complete: its manifest is written, but {missing:,} shards are missing; build-shards makes them again"
         if missing
         else "complete: its manifest is written"
+    )
+
+
+def _describe_progress(progress: "Progress | None", holder: str | None, local: bool) -> Iterator[str]:
+    """Lines on a build that has no manifest yet."""
+    from ..manifests.console import format_seconds
+
+    if holder:
+        yield f"under way: {holder}"
+    else:
+        yield "stopped: no build runs here; the same command continues it" if local else "no manifest yet"
+    if progress is None:
+        yield "no shard has been finished since it began"
+        return
+    left = "time left unknown: a stream has no finished shard yet"
+    if progress.seconds_left is not None:
+        left = f"{format_seconds(progress.seconds_left)} left"
+    yield f"{progress.samples_per_second:,.1f} samples/s by {progress.workers:,.1f} workers, {left}"
+    yield f"last shard {format_seconds(progress.idle)} ago" + (
+        f"; {progress.lost:,} samples lost" if progress.lost else ""
     )
 
 
