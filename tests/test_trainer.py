@@ -303,6 +303,9 @@ def learn(dataset: Path, ranks: Ranks, accumulate: int = 1, *overrides: str) -> 
     for batch in make_loader(configuration, plan, ranks, Settings(accumulate=accumulate)).steps(0, 3):
         losses.append(ranks.sum(learner.gradients(batch)).tolist())
         gradients = {name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}
+        if ranks.world_size > 1:  # in the buckets that are exchanged, not beside them
+            pieces = [value.grad.untyped_storage().data_ptr() for value in model.parameters() if value.grad is not None]
+            assert len(set(pieces)) < len(pieces)
         learner.update(0.1)
     return {"losses": losses, "gradients": gradients, "model": dict(model.state_dict())}
 

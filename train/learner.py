@@ -53,7 +53,9 @@ class Learner:
             with warnings.catch_warnings():
                 # Newer releases of torch have another name for it, which older ones do not know.
                 warnings.filterwarnings("ignore", category=FutureWarning, message=".*broadcast_buffers")
-                self._forward = DistributedDataParallel(self.model, broadcast_buffers=False)
+                self._forward = DistributedDataParallel(
+                    self.model, broadcast_buffers=False, gradient_as_bucket_view=True
+                )
         if configuration.compile:
             self._forward.compile()
         self._loss = as_released if configuration.as_released else equation_1
