@@ -3,8 +3,9 @@
     python tests/benchmarks/measure_reproduction.py /tmp/one --threads 1
     python tests/benchmarks/measure_reproduction.py /tmp/two --threads 2 --compare /tmp/one
     python tests/benchmarks/measure_reproduction.py /tmp/bf16 --precision bf16 --compare /tmp/one
-    export ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2  # as a CPU without AVX-512
-    python tests/benchmarks/measure_reproduction.py /tmp/avx2 --compare /tmp/one
+    export ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41  # as a CPU without AVX2
+    python tests/benchmarks/measure_reproduction.py /tmp/sse --compare /tmp/one
+    pip install --target OTHER_TORCH torch==2.9.1
     PYTHONPATH=OTHER_TORCH python tests/benchmarks/measure_reproduction.py /tmp/other --compare /tmp/one
 
 Renders a hundred pictures of each kind of the mini world, and 40 transfers, with the shipped networks.
@@ -50,7 +51,8 @@ def main() -> None:
     for name in STREAMS:
         for shard_index in range(dataset.plan(name).num_shards):
             worker.make_shard(Task(name, shard_index))
-    print(f"torch {torch.__version__}, {arguments.threads} threads, {arguments.precision}")
+    capability = torch.backends.cpu.get_cpu_capability()
+    print(f"torch {torch.__version__}, {capability}, {arguments.threads} threads, {arguments.precision}")
     if arguments.compare is not None:
         for name in STREAMS:
             compare(arguments.compare, arguments.out, name)
