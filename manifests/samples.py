@@ -4,12 +4,13 @@ import copy
 import hashlib
 import mmap
 import os
+import time
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from itertools import accumulate
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Self
 
 import numpy as np
@@ -25,6 +26,11 @@ from .tar_members import BLOCK, Member
 OPEN_SHARDS = 128
 # Keys are for messages, and for those who go through a stream in order.
 CACHED_KEYS = 4
+# What is known of a shard's bytes. Who waits for another process to find out does so for PATIENCE seconds: that one may
+# have been killed.
+UNKNOWN, UNDER_WAY, SOUND = range(3)
+PATIENCE = 60.0
+LOOK_EVERY = 0.01
 
 
 @dataclass(frozen=True)
@@ -171,11 +177,31 @@ class StreamSamples:
                 raise FormatError(f"{self.storage / record.path}: {found}")
 
     def check_shard(self, shard: int) -> None:
-        """Raise FormatError where a shard is not what its record says. Reads all of it, at the first call."""
-        if not self._checked[shard]:
+        """Raise FormatError where a shard is not what its record says. Reads all of it, at the first call.
+
+        One that another process is at is waited for.
+        """
+        end = time.monotonic() + PATIENCE
+        while self._checked[shard] == UNDER_WAY and time.monotonic() < end:
+            time.sleep(LOOK_EVERY)
+        if self._checked[shard] == SOUND:
+            return
+        # Two that come here at once both read it, which only takes time.
+        self._checked[shard] = UNDER_WAY
+        try:
             self._reopen_after_fork()
             check_shard(self.storage, self.records[shard])
-            self._checked[shard] = 1
+        except BaseException:
+            self._checked[shard] = UNKNOWN
+            raise
+        self._checked[shard] = SOUND
+
+    def share_checks(self, path: Path) -> None:
+        """Know what other processes with the same stream and path have found sound, and tell them."""
+        size = max(1, len(self.records))
+        with open(path, "a+b") as file:
+            file.truncate(size)
+            self._checked = mmap.mmap(file.fileno(), size)
 
     def _fetch(self, name: str, member: Member) -> bytes:
         content = self.storage.read_range(name, member.offset, member.size)
@@ -193,7 +219,7 @@ class StreamSamples:
         self._process = os.getpid()
 
     def _open_caches(self) -> None:
-        # A byte a shard, in memory that forked workers share. Two may check the same shard, which only takes time.
+        # A byte a shard, in memory that forked workers share.
         self._checked = mmap.mmap(-1, max(1, len(self.records)))
         self._table: Callable[[int], MemberTable] = cache(lambda shard: MemberTable.from_index(self._read_index(shard)))
         self._keys: Callable[[int], list[str]] = lru_cache(CACHED_KEYS)(lambda shard: list(self._read_index(shard)))

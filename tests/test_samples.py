@@ -4,12 +4,14 @@ import hashlib
 import json
 import pickle
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from genint.manifests.errors import FormatError
-from genint.manifests.manifest import Manifest, load_manifest
-from genint.manifests.samples import MemberTable, StreamSamples
+from genint.manifests.manifest import Manifest, Record, load_manifest
+from genint.manifests.samples import SOUND, UNDER_WAY, MemberTable, StreamSamples
 from genint.manifests.shard import load_index, read_sample
 from genint.manifests.storage import Storage
 from genint.manifests.tar_members import Member
@@ -141,3 +143,42 @@ def test_tables_of_samples_with_different_members() -> None:
     index = {"a": {"cls": Member(512, 1), "jpg": Member(1536, 0)}, "b": {"png": Member(2**40, 2**31)}}
     table = MemberTable.from_index(index)
     assert [table.members(0), table.members(1)] == list(index.values())
+
+
+def test_processes_that_share_what_they_check_read_each_shard_once(
+    reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    reading, go_on = threading.Event(), threading.Event()
+
+    def check(storage: Storage, record: Record) -> None:
+        read.append(record.shard_index)
+        reading.set()
+        assert go_on.wait(30)
+
+    monkeypatch.setattr("genint.manifests.samples.check_shard", check)
+    first, second = open_samples(reference), open_samples(reference)
+    for samples in (first, second):
+        samples.share_checks(tmp_path / "checked")
+    with ThreadPoolExecutor(2) as pool:
+        found = pool.submit(first.check_shard, 1)
+        assert reading.wait(30)
+        waiting = pool.submit(second.check_shard, 1)  # for what the first is at
+        assert not waiting.done()
+        go_on.set()
+        found.result(30)
+        waiting.result(30)
+    first.check_shard(1)
+    second.check_shard(2)
+    assert read == [1, 2]
+
+
+def test_who_waits_for_a_process_that_is_gone_checks_the_shard_itself(
+    reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("genint.manifests.samples.PATIENCE", 0.05)
+    (tmp_path / "checked").write_bytes(bytes([UNDER_WAY] * 3))
+    samples = open_samples(reference)
+    samples.share_checks(tmp_path / "checked")
+    samples.check_shard(0)
+    assert (tmp_path / "checked").read_bytes() == bytes([SOUND, UNDER_WAY, UNDER_WAY])

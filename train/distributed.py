@@ -1,10 +1,13 @@
 """The processes of one training run: one alone, or those that `torchrun` started."""
 
 import os
+import platform
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import torch
@@ -87,6 +90,20 @@ class Ranks:
                         f"the processes of the run differ: {key}: {shorten(ours)} on rank 0, {shorten(other)} on rank "
                         f"{rank}; give each the same command and the same data"
                     )
+
+    @contextmanager
+    def node_folder(self) -> Iterator[Path | None]:
+        """A temporary folder of the run's processes on one machine; None where one process is alone."""
+        if self.world_size == 1:
+            yield None
+            return
+        with TemporaryDirectory(prefix="genint-") as own:
+            offers: list[Any] = [None] * self.world_size
+            with self.together():
+                distributed.all_gather_object(offers, (platform.node(), own))
+            first = next(folder for node, folder in offers if node == platform.node())
+            # Containers of one name do not see each other's.
+            yield Path(first if os.path.isdir(first) else own)
 
     @contextmanager
     def together(self) -> Iterator[None]:

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,16 @@ class Inputs:
         """Raise FormatError for what is cheap to find before training starts."""
         for images in [stream.images for stream in self.streams] + [part.images for part in self.validation]:
             images.check()
+
+    def share_checks(self, folder: Path) -> None:
+        """Let the processes that are given this folder compare each shard with its record once, not each of them."""
+        named = [(stream.name, stream.images) for stream in self.streams]
+        named += [(f"validation {part.name}", part.images) for part in self.validation]
+        for name, images in named:
+            while isinstance(images, ImagesWithout):
+                images = images.images
+            if isinstance(images, StreamImages):
+                images.samples.share_checks(folder / name.replace("/", " "))
 
     def fingerprints(self) -> dict[str, Any]:
         """What identifies the data, by what it is read as."""

@@ -1,6 +1,7 @@
 """Batches of steps, read, decoded and augmented by worker processes."""
 
 from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,8 @@ from .stream_images import Label
 from .streams import Images, TrainStream
 from .workers import load_items
 
+# Threads of a process that compare shards with their records.
+CHECKERS = 4
 # Of neighbours that may stand in for an unreadable image: more in a row are no accident.
 MOST_IN_A_ROW = 20
 
@@ -153,6 +156,7 @@ class _StreamSteps:
         self._augmentation = augmentation
         self._verify, self._skip = verify, skip
         self._left_out = set(left_out)
+        self._sound: set[int] = set()
 
     def positions(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Epochs and sample positions of this rank's samples."""
@@ -196,9 +200,16 @@ class _StreamSteps:
         )
 
     def _check(self, positions: NDArray[np.int64]) -> None:
-        if self._verify:
-            for shard in np.unique(self.order.shards(positions)).tolist():
-                self.images.check_shard(shard)
+        if not self._verify:
+            return
+        new = [shard for shard in np.unique(self.order.shards(positions)).tolist() if shard not in self._sound]
+        if len(new) > 1:
+            # The first batches of a shuffled stream meet nearly all of its shards.
+            with ThreadPoolExecutor(CHECKERS) as pool:
+                list(pool.map(self.images.check_shard, new))
+        elif new:
+            self.images.check_shard(new[0])
+        self._sound.update(new)
 
 
 class _Steps(Dataset[StepBatch]):

@@ -225,7 +225,10 @@ def train(
         stop_requests.listen(),
         folder.held() if ranks.is_main else nullcontext(),
         ranks.together(),
+        ranks.node_folder() as shared,
     ):
+        if shared is not None and settings.verify:
+            inputs.share_checks(shared)
         recorded = configuration.without_places()
         if ranks.is_main:
             folder.create(recorded, identity)
