@@ -70,6 +70,7 @@ def generated_pages() -> dict[str, str]:
         "reference/recipe-keys.md": _recipe_keys(),
         "reference/presets.md": _presets(),
         "reference/preset-keys.md": _preset_keys(),
+        "results/paper-numbers.md": _paper_numbers(),
         "tutorial/python.md": _notebook(json.loads(NOTEBOOK.read_text("utf-8"))),
     }
     return pages | {uri: _shown((ROOT / path).read_text("utf-8")) for path, uri in SHOWN.items()}
@@ -271,6 +272,30 @@ def _differences() -> str:
         if comment := describe_differences(text):
             lines += [f"**`{name}`**", " ".join(comment)]
     return "\n\n".join(lines)
+
+
+def _paper_numbers() -> str:
+    """The tables of GenInt's paper as reports have them beside their own numbers."""
+    paper = json.loads((ROOT / "evaluate" / "report" / "data" / "paper.json").read_text("utf-8"))
+    lines = [
+        "# The paper's numbers",
+        f"{paper['source']}, in {paper['unit']}. Reports show them beside your own numbers on the same test sets.",
+    ]
+    for table in paper["tables"]:
+        heads = []
+        for column in table["columns"]:
+            facts = (column["arch"], column["augmentation"], column["test_set"], column["metric"])
+            heads.append(", ".join(fact.replace("_", " ") for fact in facts if fact))
+        rows = ["| row | " + " | ".join(heads) + " |", "|---" * (1 + len(heads)) + "|"]
+        for row in table["rows"]:
+            name = f"{row['row']}, {row['arch']}" if "arch" in row else row["row"]
+            rows.append(f"| {name} | " + " | ".join("" if v is None else f"{v:.2f}" for v in row["values"]) + " |")
+        lines += [f"## Table {table['table']}", f"{table['caption']}.", "\n".join(rows)]
+        for each in table["quoted"]:
+            all_of_them = len(each["columns"]) == len(heads)
+            places = "all columns" if all_of_them else "; ".join(heads[column] for column in each["columns"])
+            lines.append(f"Quoted, not measured: {each['row']} ({places}), from {each['from']}.")
+    return "\n\n".join(lines) + "\n"
 
 
 def _notebook(notebook: Mapping[str, Any]) -> str:
