@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import json
 import pickle
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from genint.manifests.pictures import decode_picture
 from genint.manifests.recipe import load_recipe
 from genint.pipeline.api import compute_directions, load_generator, render_latents, render_stream
 from genint.pipeline.images.encode import encode_image
-from genint.train.api import make_model, open_training
+from genint.train.api import TrainingStep, make_model, open_training
 from genint.train.checkpoint import Preprocessing
 from genint.train.distributed import Ranks
 from genint.train.learner import Learner
@@ -132,6 +133,56 @@ def test_the_loss_of_a_step_is_the_trainer_s(reference: Path, extra: list[str]) 
         assert step.lr == plan.lr(step.step)
     (again,) = training.steps(1, 2)
     assert torch.equal(again.images, steps[1].images)
+
+
+def test_a_loader_goes_on_where_its_state_says_and_ranks_share_its_steps(reference: Path) -> None:
+    training = open_training(str(reference), "mini-genint", overrides=SMALL)
+    whole = list(training.loader())
+    first = training.loader()
+    assert len(first) == len(whole) == 3 and first.state_dict() == {"step": 0}
+    assert torch.equal(next(iter(first)).images, whole[0].images)
+    second = training.loader(workers=1)
+    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    rest = list(second)
+    assert [step.step for step in rest] == [1, 2] and torch.equal(rest[0].images, whole[1].images)
+    assert [step.step for step in second] == [0, 1, 2]  # anew, as every loader
+    ranks = [next(iter(training.loader(rank=rank, world_size=2))) for rank in range(2)]
+    for term, labels in whole[0].labels.items():
+        assert torch.equal(torch.cat([step.labels[term] for step in ranks]), labels)
+    for state in ({}, {"step": 4}, {"step": "1"}):
+        with pytest.raises(UsageError, match="expected a step from 0 to 3"):
+            first.load_state_dict(state)
+
+
+@pytest.mark.filterwarnings("ignore")  # Lightning's, about loggers and workers
+def test_lightning_trains_on_a_loader_and_goes_on(reference: Path, tmp_path: Path) -> None:
+    lightning = pytest.importorskip("lightning", reason="Lightning is not installed")
+    training = open_training(str(reference), "mini-genint", overrides=SMALL)
+    seen: list[int] = []
+
+    class Own(lightning.LightningModule):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = make_model(training)
+
+        def training_step(self, step: TrainingStep, index: int) -> torch.Tensor:
+            seen.append(step.step)
+            return step.loss(self.model(step.images))
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    def fit(**settings: object) -> None:
+        saved = lightning.pytorch.callbacks.ModelCheckpoint(tmp_path, save_last=True, every_n_train_steps=1)
+        trainer = lightning.Trainer(
+            accelerator="cpu", max_epochs=1, logger=False, enable_progress_bar=False, enable_model_summary=False,
+            use_distributed_sampler=False, callbacks=[saved], default_root_dir=tmp_path, **settings,
+        )  # fmt: skip
+        trainer.fit(Own(), training.loader(), ckpt_path="last" if seen else None)
+
+    fit(max_steps=2)
+    fit()
+    assert seen == [0, 1, 2]
 
 
 class AlwaysTheFirst(nn.Module):

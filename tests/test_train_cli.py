@@ -86,7 +86,7 @@ def test_a_dry_run_prints_the_configuration_and_the_steps(genint_train: Train, r
         "a step takes 8 natural, 32 interv",
     ):
         assert text in result.out
-    assert "# 32 steps in all" in result.out  # 4 epochs of 60 images in 8 steps
+    assert "# 64 steps in all" in result.out  # 8 epochs of 60 images in 8 steps
     assert not (tmp_path / "run").exists()
 
 

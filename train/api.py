@@ -5,8 +5,10 @@ first call that needs torch imports it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from ..manifests.errors import UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from .plan import StagePlan
     from .streams import Term
 
-__all__ = ["Training", "TrainingStep", "make_model", "open_training"]
+__all__ = ["Training", "TrainingLoader", "TrainingStep", "make_model", "open_training"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +38,11 @@ class TrainingStep:
     labels: "Mapping[Term, Tensor]"
     configuration: "Configuration"
     stage: "Stage"
+
+    def to(self, device: "str | torch.device") -> "TrainingStep":
+        """The same step with its tensors on another device."""
+        labels = {term: own.to(device, non_blocking=True) for term, own in self.labels.items()}
+        return replace(self, images=self.images.to(device, non_blocking=True), labels=labels)
 
     def loss(self, logits: "Tensor") -> "Tensor":
         """Equation 1, a scalar, from the logits [N, classes] of `images`; with heads, from those of each
@@ -84,11 +91,14 @@ class Training:
         workers: int = 0,
         device: "str | torch.device" = "cpu",
         verify: bool = True,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> Iterator[TrainingStep]:
         """The steps start..stop (None: the last): the same images for any start and any number of workers.
 
-        verify: compare each shard with the manifest before its first image is read. Raises FormatError that names an
-        image which cannot be read.
+        verify: compare each shard with the manifest before its first image is read. rank, world_size: of a process
+        among several, which gets its share of each step's images. Raises FormatError that names an image which cannot
+        be read, UsageError where a stream has fewer images a step than there are processes.
         """
         import torch
 
@@ -96,7 +106,7 @@ class Training:
         from .learner import prepare_batch
         from .trainer import Settings, make_loader
 
-        ranks, settings = Ranks(0, 1, torch.device(device)), Settings(workers=workers, verify=verify)
+        ranks, settings = Ranks(rank, world_size, torch.device(device)), Settings(workers=workers, verify=verify)
         end = self.num_steps if stop is None else min(stop, self.num_steps)
         for plan in self.plans:
             first, last = max(start, plan.start), min(end, plan.stop)
@@ -106,6 +116,55 @@ class Training:
                 images, labels = prepare_batch(batch, plan, self.configuration, len(self.class_names), ranks.device)
                 together = torch.cat(list(images.values()))
                 yield TrainingStep(batch.step, plan.lr(batch.step), together, labels, self.configuration, plan.stage)
+
+    def loader(
+        self,
+        *,
+        workers: int = 0,
+        device: "str | torch.device" = "cpu",
+        verify: bool = True,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> "TrainingLoader":
+        """All steps as a loader for a loop of one's own, or of a framework; arguments as of `steps`."""
+        return TrainingLoader(self, {
+            "workers": workers, "device": device, "verify": verify, "rank": rank, "world_size": world_size,
+        })  # fmt: skip
+
+
+class TrainingLoader:
+    """The steps of a training, in order, from the one where its state says that it goes on.
+
+    The state is one integer, the same for any number of workers and processes. It counts the steps that were handed
+    out: saved after the optimizer's step, it names the next one. After the last step it begins anew. `len` counts all
+    steps. Lightning saves and loads the state with its checkpoints by itself.
+    """
+
+    def __init__(self, training: Training, arguments: "Mapping[str, Any]") -> None:
+        self.training = training
+        self._arguments = dict(arguments)
+        self._next = 0
+
+    def __len__(self) -> int:
+        return self.training.num_steps
+
+    def __iter__(self) -> Iterator[TrainingStep]:
+        if self._next == len(self):
+            self._next = 0
+        for step in self.training.steps(self._next, **self._arguments):
+            self._next = step.step + 1
+            yield step
+
+    def state_dict(self) -> dict[str, int]:
+        """Where it stands: the number of the next step."""
+        return {"step": self._next}
+
+    def load_state_dict(self, state: "Mapping[str, int]") -> None:
+        """Go on there with the next iteration. Raises UsageError where there is no such step."""
+        step = state.get("step")
+        if type(step) is not int or not 0 <= step <= len(self):
+            raise UsageError(f"state {dict(state)}: expected a step from 0 to {len(self):,}")
+        self._next = step
 
 
 def open_training(
