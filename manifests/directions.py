@@ -36,23 +36,37 @@ class Directions:
     """The k leading principal directions of one layer, in the order of falling variance (GANSpace, 2020).
 
     In brackets, the name of the same array in GANSpace's file.
+
+    - latent: [k, z_dim], rows v_j of length 1 (lat_comp)
+    - latent_mean: [z_dim], mu; 0 when exact (lat_mean)
+    - latent_stdev: [k], the unit of a step size; 1 for a normal latent (lat_stdev)
+    - activation: [k, D], orthonormal components of the layer's activations (act_comp)
+    - activation_mean: [D], that of `class_label` (act_mean)
+    - activation_stdev: [k], along each component, at truncation 1 unless sampled otherwise (act_stdev)
+    - activation_shape: of one sample's activations, D numbers: (D,) or (channels, height, width)
+    - variance_ratio: [k], share of the activations' variance (var_ratio)
+    - random_stdevs: [k], along random unit vectors, to compare activation_stdev with (random_stdevs)
+    - sign_margins, value_margins: [k], how firm the sign and the place of each is
+    - layer, class_label: None where the file does not say
+    - source: "exact", "sampled" or "imported"
+    - samples: how many found them; None when exact, or where the file does not say
     """
 
-    latent: NDArray[np.float64]  # [k, z_dim], rows v_j of length 1 (lat_comp)
-    latent_mean: NDArray[np.float64]  # [z_dim], mu; 0 when exact (lat_mean)
-    latent_stdev: NDArray[np.float64]  # [k], the unit of a step size; 1 for a normal latent (lat_stdev)
-    activation: NDArray[np.float32]  # [k, D], orthonormal components of the layer's activations (act_comp)
-    activation_mean: NDArray[np.float32]  # [D], that of `class_label` (act_mean)
-    activation_stdev: NDArray[np.float64]  # [k], along each component, at truncation 1 unless sampled otherwise
-    activation_shape: tuple[int, ...]  # of one sample's activations, D numbers: (D,) or (channels, height, width)
-    variance_ratio: NDArray[np.float64]  # [k], share of the activations' variance (var_ratio)
-    random_stdevs: NDArray[np.float64]  # [k], along random unit vectors, to compare activation_stdev with
-    sign_margins: NDArray[np.float64]  # [k], see `sign_margins`
-    value_margins: NDArray[np.float64]  # [k], see `value_margins`
-    layer: str | None  # None: the file does not say
-    class_label: int | None  # None: the file does not say
-    source: str  # "exact", "sampled" or "imported"
-    samples: int | None = None  # that found them; None: exact, or the file does not say
+    latent: NDArray[np.float64]
+    latent_mean: NDArray[np.float64]
+    latent_stdev: NDArray[np.float64]
+    activation: NDArray[np.float32]
+    activation_mean: NDArray[np.float32]
+    activation_stdev: NDArray[np.float64]
+    activation_shape: tuple[int, ...]
+    variance_ratio: NDArray[np.float64]
+    random_stdevs: NDArray[np.float64]
+    sign_margins: NDArray[np.float64]
+    value_margins: NDArray[np.float64]
+    layer: str | None
+    class_label: int | None
+    source: str
+    samples: int | None = None
 
     @property
     def num_directions(self) -> int:
