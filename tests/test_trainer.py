@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -321,6 +322,21 @@ def test_a_step_in_parts_is_the_step_in_one(reference: Path):
     mixed = learn(reference, CPU, 1, "mixup=0.4")
     assert_close(learn(reference, CPU, 3, "mixup=0.4"), mixed)
     assert mixed["losses"] != whole["losses"]
+
+
+def test_a_profile_says_where_the_time_of_its_steps_goes(reference: Path, tmp_path: Path):
+    reports = run(configure("steps=5"), reference, tmp_path / "run", profile=3)
+    (said,) = [report.notes for report in reports if any(note.startswith("profile") for note in report.notes)]
+    of_steps, of_images = [note for note in said if note.startswith("profile")]
+    assert of_steps.startswith("profile of 3 steps: ") and reports[-1].step == 5
+    whole, *parts = (float(found) for found in re.findall(r"([\d.]+) ms", of_steps))
+    assert len(re.findall("(wait|copy|forward|backward|update|other) ", of_steps)) == len(parts) == 6
+    assert sum(parts) == pytest.approx(whole, abs=0.5)
+    check, read, decode = (float(found) for found in re.findall(r"([\d.]+) ms", of_images))
+    assert check + read + decode <= parts[0] + 0.5 and decode > 0  # without workers all of it is waited for
+    with pytest.raises(UsageError, match="--profile 4: the run has 5 steps left, of which the first 2 are not timed"):
+        run(configure("steps=5"), reference, tmp_path / "other", profile=4)
+    assert not (tmp_path / "other").exists()
 
 
 def start_ranks(count: int, command: list[object]) -> list[subprocess.Popen[str]]:

@@ -139,6 +139,13 @@ def presets(name: str | None, differences: bool, as_json: bool) -> None:
 )
 @click.option("--keep", type=click.IntRange(min=1), default=3, show_default=True, help="Numbered checkpoints to keep.")
 @click.option(
+    "--profile",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="STEPS",
+    help="Time the parts of so many steps, after the first two, and say where the time goes.",
+)
+@click.option(
     "--log-every",
     type=click.IntRange(min=1),
     default=20,
@@ -192,6 +199,7 @@ def train(
     accumulate: int,
     keep: int,
     log_every: int,
+    profile: int,
     save_every: int | None,
     validate_every: int | None,
     verify: bool,
@@ -244,7 +252,9 @@ def train(
     if configuration.streams != names:
         opened = None  # the preset names its own
     inputs = open_inputs(configuration, shards, imagenet, None if share else validation, opened)
-    settings = Settings(workers, accumulate, keep, log_every, save_every, validate_every, verify, skip_unreadable)
+    settings = Settings(
+        workers, accumulate, keep, log_every, save_every, validate_every, verify, skip_unreadable, profile
+    )
     if dry_run:
         _describe(configuration, inputs, note, as_json)
         return 0

@@ -18,6 +18,7 @@ from .inputs import ValidationImages
 from .loader import LeftOut, StepBatch, evaluation_batches
 from .objective import NaturalStatistics, as_released, equation_1, loss_weights, mix_images, term_losses
 from .plan import StagePlan
+from .profile import Profile
 from .steps import rank_slice
 from .streams import Term
 
@@ -43,6 +44,7 @@ class Learner:
     ) -> None:
         self.configuration, self.num_classes = configuration, num_classes
         self.ranks, self.accumulate = ranks, accumulate
+        self.profile = Profile(0, ranks.device)
         self.preprocessing = preprocessing_of(configuration)
         self._format = _memory_format(configuration)
         self.model = model.to(ranks.device)
@@ -69,7 +71,8 @@ class Learner:
 
     def gradients(self, batch: StepBatch) -> Tensor:
         """Backward pass of equation 1. Returns this rank's share of each loss, in the order of `weights`, detached."""
-        images, labels = prepare_batch(batch, self.plan, self.configuration, self.num_classes, self.ranks.device)
+        with self.profile.part("copy"):
+            images, labels = prepare_batch(batch, self.plan, self.configuration, self.num_classes, self.ranks.device)
         # Dropout and stochastic depth draw by step and rank, so that no generator has to be saved.
         torch.manual_seed(
             int(random_words(self.configuration.seed, "step", batch.step, self.ranks.rank, count=1)[0] >> 1)
@@ -87,26 +90,29 @@ class Learner:
                 if last or not isinstance(self._forward, DistributedDataParallel)
                 else self._forward.no_sync(),
             ):
-                with self._autocast():
-                    logits = self._forward(inputs)
-                losses = term_losses(
-                    logits,
-                    part_labels,
-                    self.plan.term_counts,
-                    self.configuration.heads,
-                    self.plan.stage.label_smoothing,
-                )
-                # DistributedDataParallel takes the mean of the ranks' gradients; the shares are to be added.
-                (self._loss(losses, self.weights) * self.ranks.world_size).backward()
+                with self.profile.part("forward"):
+                    with self._autocast():
+                        logits = self._forward(inputs)
+                    losses = term_losses(
+                        logits,
+                        part_labels,
+                        self.plan.term_counts,
+                        self.configuration.heads,
+                        self.plan.stage.label_smoothing,
+                    )
+                with self.profile.part("backward"):
+                    # DistributedDataParallel takes the mean of the ranks' gradients; the shares are to be added.
+                    (self._loss(losses, self.weights) * self.ranks.world_size).backward()
             total += torch.stack([losses[name].detach() for name in self.weights])
         return total
 
     def update(self, lr: float) -> None:
         """One step of the optimizer, and fresh gradients."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        with self.profile.part("update"):
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
 
     def loss(self, losses: Mapping[str, float]) -> float:
         """The whole batch's loss from its parts."""

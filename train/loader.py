@@ -1,8 +1,10 @@
 """Batches of steps, read, decoded and augmented by worker processes."""
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -15,6 +17,7 @@ from ..manifests.pictures import damage_named, decode_picture
 from ..manifests.randomness import random_words
 from .augmentation import WORDS, Augmentation
 from .checkpoint import Preprocessing
+from .profile import LOADING
 from .run import UnreadableImage
 from .steps import StreamOrder, rank_slice
 from .stream_images import Label
@@ -37,17 +40,19 @@ class UnreadableImageError(FormatError):
 class StepBatch:
     """This rank's part of one step: by stream, images uint8 [n, 3, size, size] and labels int64 [n], or [n, heads].
 
-    `left_out`: images that could not be read; the next ones of their streams stand in for them.
+    `left_out`: images that could not be read; the next ones of their streams stand in for them. `seconds`: what making
+    the batch took whoever made it, by what was done: check, read, decode (with augmentation).
     """
 
     step: int
     images: dict[str, Tensor]
     labels: dict[str, Tensor]
     left_out: tuple[UnreadableImage, ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
     def pin_memory(self) -> "StepBatch":
         """The same in pinned memory, from which copies to a GPU run beside its work."""
-        return StepBatch(self.step, _pin(self.images), _pin(self.labels), self.left_out)
+        return replace(self, images=_pin(self.images), labels=_pin(self.labels))
 
     def tensors(self) -> list[Tensor]:
         return [*self.images.values(), *self.labels.values()]
@@ -157,6 +162,7 @@ class _StreamSteps:
         self._verify, self._skip = verify, skip
         self._left_out = set(left_out)
         self._sound: set[int] = set()
+        self.seconds = dict.fromkeys(LOADING, 0.0)  # of all that was done here
 
     def positions(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Epochs and sample positions of this rank's samples."""
@@ -187,9 +193,11 @@ class _StreamSteps:
                 continue
             if offset:
                 self._check(np.array([candidate]))
-            content, label = self.images.read(candidate)
+            with self._timed("read"):
+                content, label = self.images.read(candidate)
             try:
-                return self._augmentation(content, words), label
+                with self._timed("decode"):
+                    return self._augmentation(content, words), label
             except FormatError as error:
                 if not self._skip:
                     raise UnreadableImageError(f"stream {self.name}: {self.images.key(candidate)}: {error}") from error
@@ -202,6 +210,10 @@ class _StreamSteps:
     def _check(self, positions: NDArray[np.int64]) -> None:
         if not self._verify:
             return
+        with self._timed("check"):
+            self._check_shards(positions)
+
+    def _check_shards(self, positions: NDArray[np.int64]) -> None:
         new = [shard for shard in np.unique(self.order.shards(positions)).tolist() if shard not in self._sound]
         if len(new) > 1:
             # The first batches of a shuffled stream meet nearly all of its shards.
@@ -211,6 +223,12 @@ class _StreamSteps:
             self.images.check_shard(new[0])
         self._sound.update(new)
 
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[name] += time.perf_counter() - start
+
 
 class _Steps(Dataset[StepBatch]):
     """Batches by step number."""
@@ -219,13 +237,18 @@ class _Steps(Dataset[StepBatch]):
         self.parts = parts
 
     def __getitem__(self, step: int) -> StepBatch:
+        before = self._seconds()
         loaded = {name: part.load(step) for name, part in self.parts.items()}
         return StepBatch(
             step,
             {name: images for name, (images, _, _) in loaded.items()},
             {name: labels for name, (_, labels, _) in loaded.items()},
             tuple(image for _, _, found in loaded.values() for image in found),
+            {name: seconds - before[name] for name, seconds in self._seconds().items()},
         )
+
+    def _seconds(self) -> dict[str, float]:
+        return {name: sum(part.seconds[name] for part in self.parts.values()) for name in LOADING}
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from .learner import Learner
 from .loader import StepLoader, UnreadableImageError
 from .metrics import Interval, Metrics, Written
 from .plan import StagePlan, augmentation_name, describe_plan, plan_stages
+from .profile import WARM_UP, Profile
 from .resume import load_optimizer, read_training
 from .run import LeftOutImages, RunFolder, UnreadableImage, without_place
 from .state_dicts import find_weights
@@ -53,6 +54,7 @@ class Settings:
     validate_every: int | None = None
     verify: bool = True
     skip_unreadable: bool = False
+    profile: int = 0  # steps of which the parts are timed
 
     def shared(self) -> dict[str, Any]:
         """Those that say when ranks wait for one another, by flag."""
@@ -169,6 +171,11 @@ def train(
     total_steps = plans[-1].stop
     if step > total_steps:
         raise UsageError(f"--out {out}: the run is at step {step:,} already, beyond the {total_steps:,} asked for")
+    left = total_steps - step
+    if left and settings.profile and left < WARM_UP + settings.profile:
+        raise UsageError(
+            f"--profile {settings.profile}: the run has {left:,} steps left, of which the first {WARM_UP} are not timed"
+        )
 
     stop_requests = StopRequests()
 
@@ -239,6 +246,7 @@ def train(
             return
         left_out = LeftOutImages(out)
         learner = Learner(model, configuration, len(inputs.class_names), ranks, settings.accumulate)
+        learner.profile = profile = Profile(settings.profile, ranks.device)
         with Metrics(out, step, saved.metrics if saved else Written()) if ranks.is_main else nullcontext() as metrics:
             # A validation that an earlier run was stopped in.
             if due:
@@ -273,7 +281,8 @@ def train(
                         # The images of a step, unless a rank was asked to stop or cannot read: one message between all.
                         batch, failure = None, None
                         try:
-                            batch = stop_requests.take(batches)
+                            with profile.part("wait"):
+                                batch = stop_requests.take(batches)
                             if batch is not None and batch.left_out:
                                 note_left_out(batch.left_out)
                                 check_left_out(plan, left_out)
@@ -301,6 +310,8 @@ def train(
                         learner.update(plan.lr(step))
                         step += 1
                         seconds = time.perf_counter() - last
+                        if profile.end_step(seconds, batch.seconds):
+                            notes += tuple(profile.describe(settings.workers))
                         interval.add(dict(zip(learner.weights, losses, strict=True)), step_images, seconds, waited)
 
                         # What is due after this step: a line of metrics, a checkpoint, a validation.
