@@ -63,6 +63,7 @@ def test_every_command_that_prints_a_table_prints_json_too() -> None:
         ("genint-pipeline verify {dataset} --rebuild 1", {"streams", "shards", "samples", "other_files", "rebuilt"}),
         ("genint-pipeline clean {dataset} --dry-run", {"removed", "bytes"}),
         ("genint-train presets", {"mini-genint", "resnet18-genint"}),
+        ("genint-train presets --differences", {"resnet18-genint"}),
         ("genint-train presets mini-genint", {"arch", "stages"}),
         (
             "genint-train --shards {dataset} --preset mini-genint --dry-run --set batch_sizes.natural=8 "

@@ -67,15 +67,18 @@ def presets(name: str | None, differences: bool, as_json: bool) -> None:
         texts = preset_texts(name)
         click.echo("\n".join(f"# {of}\n{text}" if len(texts) > 1 else text for of, text in texts.items()), nl=False)
         return
+    texts = shipped_presets()
+    if differences:
+        found = {of: comment for of, text in texts.items() if (comment := describe_differences(text))}
+        lines = [f"{of}\n    " + "\n    ".join(comment) for of, comment in found.items()]
+    else:
+        found = {of: [describe_preset(text)] for of, text in texts.items()}
+        lines = [f"{of:40} {description}" for of, (description,) in found.items()]
     if as_json:
-        lines = {of: describe_preset(text) for of, text in shipped_presets().items()}
-        click.echo(json.dumps(lines, indent=2))
+        click.echo(json.dumps({of: "\n".join(comment) for of, comment in found.items()}, indent=2))
         return
-    for of, text in shipped_presets().items():
-        if not differences:
-            click.echo(f"{of:40} {describe_preset(text)}")
-        elif comment := describe_differences(text):
-            click.echo(f"{of}\n    " + "\n    ".join(comment))
+    for line in lines:
+        click.echo(line)
 
 
 @click.command(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
