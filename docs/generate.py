@@ -310,7 +310,7 @@ def _notebook(notebook: Mapping[str, Any]) -> str:
         for output in cell["outputs"]:
             data = output.get("data", {"text/plain": output.get("text", [])})
             if "image/png" in data:
-                alt = output.get("metadata", {}).get("alt", "what the code above drew")
+                alt = cell["metadata"]["alt"]  # a cell that draws says what
                 parts.append(f'<img alt="{alt}" src="data:image/png;base64,{"".join(data["image/png"]).strip()}">')
             else:
                 parts.append("```text\n" + "".join(data["text/plain"]).rstrip() + "\n```")
