@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from genint.manifests.errors import FormatError, UsageError
+from genint.train import checkpoint
 from genint.train.checkpoint import (
     Preprocessing,
     check_arch,
@@ -272,3 +273,14 @@ def test_half_a_resnet_has_half_the_channels_of_every_layer():
     for name, tensor in whole.items():
         # Channels are 64 and more, kernels and classes fewer.
         assert list(half[name].shape) == [length // 2 if length >= 64 else length for length in tensor.shape], name
+
+
+def test_mean_and_scale_are_put_on_a_device_once() -> None:
+    preprocessing = Preprocessing(None, 4, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
+    images = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8)
+    with torch.inference_mode():
+        first = preprocessing.normalize(images)
+    made = checkpoint._channels.cache_info().misses
+    second = preprocessing.normalize(images)
+    assert torch.equal(first, second) and checkpoint._channels.cache_info().misses == made
+    assert not second.is_inference()

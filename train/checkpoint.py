@@ -11,6 +11,7 @@ import pickle
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Final, Literal
 
@@ -77,10 +78,17 @@ class Preprocessing:
 
     def normalize(self, images: Tensor) -> Tensor:
         """uint8 [N, 3, H, W] to float32, standardised by channel."""
-        mean = images.new_tensor(self.mean, dtype=torch.float32).mul(255).view(3, 1, 1)
-        std = images.new_tensor(self.std, dtype=torch.float32).mul(255).view(3, 1, 1)
+        mean, std = _channels(self.mean, images.device), _channels(self.std, images.device)
         # In place: at 224 px two more temporaries cost as much as the arithmetic.
         return images.float().sub_(mean).div_(std)
+
+
+@lru_cache(maxsize=64)
+def _channels(values: tuple[float, float, float], device: torch.device) -> Tensor:
+    """Values in [0, 1] by channel, [3, 1, 1], in 255ths. Kept on the device: a copy for every batch would wait for all
+    that a GPU has been given."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=torch.float32, device=device).mul(255).view(3, 1, 1)
 
 
 @dataclass(frozen=True)

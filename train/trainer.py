@@ -289,7 +289,9 @@ def train(
                         except (GenintError, OSError) as error:
                             failure = error
                         asked = batch is None and failure is None
-                        found = torch.tensor([float(failure is not None), float(asked)], device=ranks.device)
+                        # Alone, nobody has to be told, and a GPU is not to be waited for.
+                        place = ranks.device if ranks.world_size > 1 else "cpu"
+                        found = torch.tensor([float(failure is not None), float(asked)], device=place)
                         anywhere_failed, anywhere_asked = ranks.sum(found).tolist()
                         if anywhere_failed or anywhere_asked:
                             if saved_step < step:
