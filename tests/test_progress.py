@@ -63,6 +63,11 @@ def test_status_says_how_fast_a_build_goes_and_whether_one_runs(
     stopped = run_cli("status", out).out
     assert "stopped: no build runs here" in stopped and "3 of 3 shards" in stopped
     assert "samples/s by" in stopped and "time left unknown: a stream has no finished shard yet" in stopped
+    (record, *_) = (out / "records" / "natural").rglob("*.json")
+    whole = record.read_bytes()
+    record.write_bytes(whole[:50])
+    assert run_cli("status", out).exit_code == 1
+    record.write_bytes(whole)
     with only_process(out / LOCK, "busy"):
         assert "under way: process" in run_cli("status", out).out
     assert find_holder(out / LOCK) is None and find_holder(tmp_path / "nothing") is None

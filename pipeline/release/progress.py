@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ...manifests.manifest import FOLDER_SIZE, RECORDS, Record
+from ...manifests.errors import FormatError
+from ...manifests.manifest import FOLDER_SIZE, RECORDS, Record, record_name
 from ...manifests.records import load_record
 from ...manifests.sources.stream import StreamPlan
 from ...manifests.storage import Storage
@@ -42,7 +43,10 @@ class Progress:
 
 
 def find_newest(storage: Storage, plan: StreamPlan) -> list[Finished]:
-    """The newest finished shards of a stream, oldest first, from files that are there singly."""
+    """The newest finished shards of a stream, oldest first, from files that are there singly.
+
+    Raises FormatError where a record is damaged.
+    """
     stream = plan.stream.name
     times: dict[str, float] = {}
     for start in range(0, plan.num_shards, FOLDER_SIZE):
@@ -50,7 +54,15 @@ def find_newest(storage: Storage, plan: StreamPlan) -> list[Finished]:
     known = sorted(
         (time, int(name[:7])) for name, time in times.items() if name[:7].isdigit() and name.endswith(".json")
     )
-    return [Finished(time, load_record(storage, plan, shard)) for time, shard in known[-NEWEST:]]
+    found = []
+    for time, shard in known[-NEWEST:]:
+        try:
+            found.append(Finished(time, load_record(storage, plan, shard)))
+        except FormatError:
+            if storage.exists(record_name(stream, shard)):
+                raise
+            # The build, which is at work, took it away after the folder was listed.
+    return found
 
 
 def measure_progress(
