@@ -1,31 +1,36 @@
 """The paper in miniature: its rows, runs that are kept while they are of the present data, and paired differences."""
 
-import importlib.util
+import importlib
 import json
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
+from genint.manifests.manifest import Fingerprint
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
 
 
-@pytest.fixture(scope="module")
-def tabulate() -> ModuleType:
-    """The script as a module."""
+def load_script(name: str) -> ModuleType:
+    """A script of `results/` as a module."""
     sys.path.insert(0, str(RESULTS))
     try:
-        spec = importlib.util.spec_from_file_location("tabulate_mini", RESULTS / "tabulate_mini.py")
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules["tabulate_mini"] = module  # dataclasses look it up
-        spec.loader.exec_module(module)
-        return module
+        return importlib.import_module(name)
     finally:
         sys.path.remove(str(RESULTS))
+
+
+@pytest.fixture(scope="module")
+def tabulate() -> ModuleType:
+    return load_script("tabulate_mini")
+
+
+@pytest.fixture(scope="module")
+def rows() -> ModuleType:
+    return load_script("mini_rows")
 
 
 def save_run(folder: Path, row: str, seed: int, shifted: float, **changes: object) -> None:
@@ -93,29 +98,38 @@ def test_what_seeds_can_show_is_what_tables_of_the_t_test_say(tabulate: ModuleTy
     assert tabulate.smallest_difference(1.0, 40) < 0.5
 
 
-@pytest.fixture(scope="module")
-def runner() -> ModuleType:
-    sys.path.insert(0, str(RESULTS))
-    try:
-        import mini_rows
-
-        return mini_rows
-    finally:
-        sys.path.remove(str(RESULTS))
-
-
-def test_every_row_is_what_the_trainer_takes(runner: ModuleType, tmp_path: Path):
+def test_every_row_is_what_the_trainer_takes(rows: ModuleType, tmp_path: Path):
     from genint.train.configuration import load_configuration
 
-    assert len({row.name for row in runner.ROWS}) == len(runner.ROWS)
-    for row in runner.ROWS:
+    assert len({row.name for row in rows.ROWS}) == len(rows.ROWS)
+    for row in rows.ROWS:
         configuration = load_configuration(row.preset, row.overrides, {"seed": 3})
         # One classifier and as many steps for all: rows differ by what they see.
         (stage,) = configuration.stages
         assert configuration.arch == "resnet18-half"
         leading = stage.batch_sizes["natural" if row.natural else "int"]
         assert configuration.images_per_epoch // leading in (46, 47) and stage.epochs == 8
-        assert set(row.datasets) <= set(runner.DATASETS)
+        assert set(row.datasets) <= set(rows.DATASETS)
         words = row.arguments(tmp_path, 3)
         assert words[words.index("--seed") + 1] == "3"
         assert ("--imagenet" in words) == (row.natural is not None)
+
+
+def test_a_row_is_made_again_where_what_it_is_made_of_has_changed():
+    identity = load_script("paper_mini").identity
+    recipe = {
+        "name": "mini", "seed": 1, "generator.name": "mini", "notes": "",
+        "streams.natural.source": "mini-world", "streams.natural.samples_per_shard": 5,
+        "streams.other.source": "mini-world", "streams.other.samples_per_shard": 5,
+        "streams.made.source": "recomposed", "streams.made.objects": "natural",
+    }  # fmt: skip
+
+    def known(**changes: object) -> dict[str, object]:
+        fingerprint = Fingerprint(
+            recipe={**recipe, **{key.replace("__", "."): value for key, value in changes.items()}}
+        )
+        return identity(SimpleNamespace(fingerprint=fingerprint), "made")
+
+    assert known() == known(notes="other words", streams__other__samples_per_shard=6)
+    for change in ({"streams__made__objects": "other"}, {"streams__natural__samples_per_shard": 6}, {"seed": 2}):
+        assert known() != known(**change)
