@@ -14,6 +14,10 @@ MINI := $(DATA)/mini
 
 # Whose classifiers are looked into, each with one seed.
 ANALYSED := erm genint genint-transfer cgn
+# And with which other sources are compared: the row that each one brings.
+BROUGHT := gan-augmentation recomposed
+BRINGS := observational=gan-augmentation interventional=genint transfer=genint-transfer stylized=stylized \
+    counterfactual=cgn recomposed=recomposed
 
 # One at a time from t = 1, k = 20, s = 100 % (figure 6); and ranges by direction, as far as a share of classes is kept.
 RANGES := ranges-0.9 ranges-0.75
@@ -35,7 +39,7 @@ export MKL_NUM_THREADS = 1
 .SECONDARY:
 .DELETE_ON_ERROR:
 
-all: rows $(WORK)/grad-cam.done $(WORK)/sweep.done
+all: rows $(WORK)/grad-cam.done $(WORK)/sources.done $(WORK)/sweep.done
 
 # Rows and seeds know themselves what of them is there.
 rows:
@@ -67,8 +71,19 @@ $(DATA)/sweep/ranges-%/manifest.json: $(WORK)/interventions.done
 
 # Training, for the analyses and the choices
 
-$(ANALYSED:%=$(TRAIN)/%/done): $(TRAIN)/%/done: $(MINI)/manifest.json
+OF_MINI := $(ANALYSED) $(BROUGHT)
+$(OF_MINI:%=$(TRAIN)/%/done): $(TRAIN)/%/done: $(MINI)/manifest.json
 	$(BIN)/genint-train --shards $(MINI) --preset mini-$* --set seed=0 --out $(@D)
+	touch $@
+
+$(TRAIN)/stylized/done: $(MINI)/manifest.json $(DATA)/mini-stylized/manifest.json
+	$(BIN)/genint-train --shards $(MINI) --shards $(DATA)/mini-stylized --preset mini-stylized --set seed=0 --out $(@D)
+	touch $@
+
+# Reads objects whatever the background.
+$(TRAIN)/unconfounded/done: $(DATA)/mini-unconfounded/manifest.json
+	$(BIN)/genint-train --imagenet $(DATA)/mini-unconfounded:unconfounded --preset mini-erm --validation none \
+	    --set seed=0 --out $(@D)
 	touch $@
 
 PRESET_genint := genint --lambda-int
@@ -121,6 +136,16 @@ $(WORK)/nuisances.done: $(WORK)/correlation.done $(DATA)/mini-unconfounded/manif
 $(WORK)/grad-cam.done: $(WORK)/nuisances.done $(ANALYSED:%=$(TRAIN)/%/done)
 	$(BIN)/genint-evaluate grad-cam --out $(OUT)/analyses --shards $(MINI):test-shifted --shards $(MINI):test \
 	    $(foreach row,$(ANALYSED),--checkpoint $(row)=$(TRAIN)/$(row))
+	touch $@
+
+$(WORK)/sources.done: $(WORK)/grad-cam.done $(OF_MINI:%=$(TRAIN)/%/done) $(TRAIN)/stylized/done $(TRAIN)/unconfounded/done
+	$(BIN)/genint-evaluate run --shards $(MINI):test-background --corruptions 0 --out $(OUT)/analyses \
+	    $(foreach row,$(OF_MINI) stylized,--checkpoint $(row)=$(TRAIN)/$(row))
+	$(BIN)/genint-evaluate sources --object-reader $(TRAIN)/unconfounded --out $(OUT)/analyses \
+	    --reader $(DATA)/mini-unconfounded:unconfounded --reference $(MINI):natural --held-out $(MINI):test-shifted \
+	    --distribution $(MINI):natural --distribution $(DATA)/mini-stylized:stylized \
+	    $(foreach stream,observational interventional transfer counterfactual recomposed,--distribution $(MINI):$(stream)) \
+	    $(foreach pair,$(BRINGS),--brings $(pair))
 	touch $@
 
 $(WORK)/lambdas.done: $(CHOICES:%=$(TRAIN)/choice/%/done)
