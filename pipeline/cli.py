@@ -542,13 +542,12 @@ def _score(dataset: "Dataset", reader: "LabelReader") -> None:
 
 def _warn_of_scores(storage: "Storage", manifest: "Manifest") -> None:
     """Say so where a dataset was closed without the scores that it had."""
-    from ..manifests.fidelity import load_scorer
+    from ..manifests.fidelity import CLASSIFIER
 
-    scorer = load_scorer(storage)
-    if scorer is not None and manifest.fidelity is None:
+    if manifest.fidelity is None and storage.exists(CLASSIFIER):
         click.echo(
-            f"warning: shards are there that {scorer.checkpoint} has not read; genint-pipeline score {storage} "
-            "--checkpoint ... reads them",
+            "warning: some shards have no scores of label fidelity, so the dataset has none; genint-pipeline score "
+            f"{storage} --checkpoint ... gives them to those",
             err=True,
         )
 

@@ -108,16 +108,34 @@ def test_the_card_shows_the_distribution_by_stream_and_class(scored: Path) -> No
 # What is damaged, interrupted, added or joined.
 
 
-def test_an_altered_score_is_named_and_repaired(dataset: Path, scored: Path, run_cli: Callable[..., Any]) -> None:
-    path = dataset / FIRST
-    path.write_text(path.read_text().replace('"score":0', '"score":1', 1).replace("score", "score", 1))
+@pytest.mark.parametrize(
+    "name", [FIRST, "fidelity/classifier.json", "fidelity/classes.csv", "fidelity/interventional.00000.jsonl"]
+)
+def test_what_is_altered_of_scores_is_named_and_repaired(
+    dataset: Path, scored: Path, run_cli: Callable[..., Any], name: str
+) -> None:
+    path = dataset / name
+    path.write_bytes(path.read_bytes().replace(b"e", b"E", 1))
     found = run_cli("verify", dataset)
-    assert found.exit_code == 1 and FIRST in found.err
+    assert found.exit_code == 1 and name in found.err
     refused = run_cli("score", dataset)
     assert refused.exit_code == 1 and "genint-pipeline repair mends it" in refused.err
     assert run_cli("repair", dataset, "--workers", 1, "--device", "cpu").exit_code == 0
     assert score_files(dataset) == score_files(scored)
+    assert (dataset / "SHA256SUMS").read_bytes() == (scored / "SHA256SUMS").read_bytes()
     assert run_cli("verify", dataset).exit_code == 0
+
+
+def test_datasets_that_are_joined_keep_their_scores(scored: Path, tmp_path: Path, run_cli: Callable[..., Any]) -> None:
+    stream = '[[streams]]\nname = "more"\nsource = "mini-world"\nobjects = "validation"\nnum_samples = 10\n'
+    (tmp_path / "more.toml").write_text(f'name = "more"\nseed = 7\nmarks = true\n{stream}')
+    words = ("--workers", 1, "--device", "cpu", "--out", tmp_path / "more")
+    assert run_cli("build-shards", tmp_path / "more.toml", *words).exit_code == 0
+    joined = run_cli("merge", scored, tmp_path / "more", "--out", tmp_path / "both")
+    assert joined.exit_code == 0 and "warning" not in joined.err
+    assert score_files(tmp_path / "both") == score_files(scored)
+    assert len(scores_of(tmp_path / "both", "interventional")) == 60
+    assert run_cli("verify", tmp_path / "both").exit_code == 0
 
 
 def test_scoring_goes_on_where_it_was_interrupted_and_clean_takes_away_what_it_left(

@@ -245,10 +245,10 @@ def _close_stream(
 
 def _close_scores(dataset: Dataset, entries: list[StreamEntry]) -> Collected | None:
     """Write the digests of the samples' scores, and what each class is read as; None where a shard has no scores."""
-    classifier = load_scorer(dataset.storage)
-    if classifier is None:
-        return None
     try:
+        classifier = load_scorer(dataset.storage)
+        if classifier is None:
+            return None
         collected = collect_scores(dataset, classifier)
     except FormatError:
         return None  # whoever closes the dataset says so; the scores that are there stay

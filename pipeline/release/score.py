@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -65,8 +66,18 @@ def choose_reader(recipe: Recipe, storage: Storage, inputs: dict[str, str]) -> s
         if not known_everywhere(name) and name not in inputs:
             raise UsageError(f"recipe {recipe.name!r} is scored by {name!r}: give it with --input {name}=FILE")
         return inputs.get(name, name)
-    scorer = load_scorer(storage)
-    return MINI_READER if scorer and scorer.checkpoint == MINI_READER else None
+    return MINI_READER if _earlier_scorer(storage) == MINI_READER else None
+
+
+def _earlier_scorer(storage: Storage) -> str | None:
+    """Who has scored a dataset, by its own file, or by the manifest where that is damaged; None where neither says."""
+    with suppress(FormatError):
+        if scorer := load_scorer(storage):
+            return scorer.checkpoint
+    with suppress(FormatError):
+        fidelity = load_manifest(storage, altered=True).fidelity
+        return fidelity.checkpoint if fidelity else None
+    return None
 
 
 def known_everywhere(location: str) -> bool:
@@ -115,9 +126,12 @@ def score(dataset: Dataset, reader: LabelReader) -> Iterator[Scored]:
     storage, store = dataset.storage, RecordStore(dataset.storage)
     streams = check_reader(dataset, reader)
     classifier = Classifier(checkpoint=reader.name, sha256=reader.sha256)
-    if load_scorer(storage) != classifier:
-        storage.remove(FIDELITY)
-        storage.write(CLASSIFIER, classifier.model_dump_json().encode() + b"\n")
+    content = classifier.model_dump_json().encode() + b"\n"
+    if not storage.exists(CLASSIFIER) or storage.read(CLASSIFIER) != content:
+        with suppress(FormatError):  # scores say themselves whose they are
+            if load_scorer(storage) not in (None, classifier):
+                storage.remove(FIDELITY)
+        storage.write(CLASSIFIER, content)
     plans = [dataset.plan(stream) for stream in streams]
     total, done = sum(plan.count for plan in plans), 0
     with ThreadPoolExecutor(count_cores()) as pool:
