@@ -24,6 +24,7 @@ from .manifest import (
     ScoresPart,
     StreamEntry,
     dump_json,
+    read_pinned,
     read_records,
 )
 from .recipe import Recipe
@@ -187,13 +188,8 @@ def scores_sums(storage: Storage, fidelity: Fidelity | None) -> Iterator[tuple[D
 
 def read_digests(storage: Storage, part: ScoresPart) -> list[ScoresDigest]:
     """The lines of a part. Raises FormatError where it is missing or not what the manifest says."""
-    try:
-        content = storage.read(part.path)
-    except FileNotFoundError as error:
-        raise FormatError(f"{storage / part.path}: missing") from error
-    if hashlib.sha256(content).hexdigest() != part.sha256:
-        raise FormatError(f"{storage / part.path}: sha256 differs from the manifest's")
-    return [ScoresDigest.from_json(line, storage / part.path) for line in content.splitlines()]
+    lines = read_pinned(storage, part.path, part.sha256).splitlines()
+    return [ScoresDigest.from_json(line, storage / part.path) for line in lines]
 
 
 def verify_scores(dataset: Dataset, manifest: Manifest) -> Iterator[str]:

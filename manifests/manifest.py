@@ -306,15 +306,21 @@ def load_dataset_recipe(storage: Storage) -> Recipe:
         raise FormatError(f"{storage / RECIPE}: damaged: {error}") from error
 
 
+def read_pinned(storage: Storage, path: str, sha256: str) -> bytes:
+    """A file that the manifest names with its digest. Raises FormatError where it is missing or another."""
+    try:
+        content = storage.read(path)
+    except FileNotFoundError as error:
+        raise FormatError(f"{storage / path}: missing") from error
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise FormatError(f"{storage / path}: sha256 differs from the manifest's")
+    return content
+
+
 def read_part(storage: Storage, part: Part) -> Iterator[Record]:
     """Records of one part. Raises FormatError where the file is not what the manifest says."""
-    try:
-        content = storage.read(part.path)
-    except FileNotFoundError as error:
-        raise FormatError(f"{storage / part.path}: missing") from error
-    if hashlib.sha256(content).hexdigest() != part.sha256:
-        raise FormatError(f"{storage / part.path}: sha256 differs from the manifest's")
-    records = [Record.from_json(line, storage / part.path) for line in content.splitlines()]
+    lines = read_pinned(storage, part.path, part.sha256).splitlines()
+    records = [Record.from_json(line, storage / part.path) for line in lines]
     shards = list(range(part.first_shard, part.first_shard + part.shards))
     if [record.shard_index for record in records] != shards or sum(r.samples for r in records) != part.samples:
         raise FormatError(
