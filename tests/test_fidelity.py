@@ -228,7 +228,7 @@ def test_training_leaves_out_what_is_read_too_doubtfully_and_counts_it(
 ) -> None:
     values = scores_of(scored, "interventional")
     threshold = float(np.median(values))
-    words = ("--preset", "mini-genint", "--streams", "natural,interventional", "--dry-run")
+    words = ("--preset", "mini-genint", "--dry-run")
     words += ("--set", "batch_sizes.int=2", "--set", "batch_sizes.natural=4", "--min-fidelity", threshold)
     result = run_main(train_main, "--shards", scored, *words)
     assert result.exit_code == 0, result.err
@@ -237,7 +237,10 @@ def test_training_leaves_out_what_is_read_too_doubtfully_and_counts_it(
     assert f" {kept} images" in line and f"({60 - kept} others are below min_fidelity)" in line
     assert "min_fidelity = " in result.out
     unscored = run_main(train_main, "--shards", reference, *words)
-    assert unscored.exit_code == 2 and "no scores of label fidelity; genint-pipeline score" in unscored.err
+    # Of the streams that take part alone: not of the observational one.
+    assert unscored.exit_code == 2 and "stream 'interventional' has no scores of label fidelity" in unscored.err
+    other = next(line for line in result.out.splitlines() if line.startswith("# observational"))
+    assert " 30 images" in other and "min_fidelity" not in other
 
 
 def test_evaluation_leaves_out_what_is_read_too_doubtfully_and_counts_it(scored: Path) -> None:

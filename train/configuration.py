@@ -97,6 +97,11 @@ class Stage(Table):
         """Terms of the loss that take part."""
         return [term for term in TERMS if self.weight(term) is not None]
 
+    def takes(self, term: Term, source: str | None) -> bool:
+        """Whether streams of this term and source take part. What comes from no dataset has no source, and is taken."""
+        wanted = self.sources.get(term)
+        return self.weight(term) is not None and (wanted is None or source is None or source in wanted)
+
     def weight(self, term: Term) -> float | None:
         """Weight of a term in the loss; None where it takes no part."""
         weights: dict[Term, float | None] = {

@@ -108,7 +108,7 @@ def open_inputs(
     if opened is None:
         origin = f"of preset {configuration.preset}, or --streams"
         opened = open_streams(shards, imagenet, configuration.streams, origin)
-    streams = [_faithful(_with_heads(stream, configuration), configuration.min_fidelity) for stream in opened]
+    streams = [_faithful(_with_heads(stream, configuration), configuration) for stream in opened]
     if configuration.validation_share is not None:
         streams, held_out = hold_out(streams, configuration.validation_share, configuration.seed)
     elif validation == "none":
@@ -153,9 +153,13 @@ def _with_heads(stream: TrainStream, configuration: Configuration) -> TrainStrea
     return replace(stream, images=stream.images.with_heads(list(configuration.heads)))
 
 
-def _faithful(stream: TrainStream, threshold: float | None) -> TrainStream:
-    """A stream without the images that a classifier reads too doubtfully as their label; natural ones as they are."""
+def _faithful(stream: TrainStream, configuration: Configuration) -> TrainStream:
+    """A stream without the images that a classifier reads too doubtfully as their label; natural ones as they are, and
+    those that take no part."""
+    threshold = configuration.min_fidelity
     if threshold is None or stream.term == "natural" or not isinstance(stream.images, StreamImages):
+        return stream
+    if not any(stage.takes(stream.term, stream.source) for stage in configuration.stages):
         return stream
     doubtful = np.flatnonzero(stream.images.label_scores() < threshold)
     if len(doubtful) == len(stream.images):

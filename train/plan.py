@@ -94,7 +94,7 @@ def _streams_of(term: Term, stage: Stage, streams: Sequence[TrainStream]) -> lis
     if stage.weight(term) is None:
         return []
     of_term = [stream for stream in streams if stream.term == term]
-    chosen = [stream for stream in of_term if _wanted(stage, stream)]
+    chosen = [stream for stream in of_term if stage.takes(term, stream.source)]
     if not chosen and of_term:
         found = ", ".join(f"{stream.name} ({stream.source})" for stream in of_term)
         raise UsageError(
@@ -109,12 +109,6 @@ def _streams_of(term: Term, stage: Stage, streams: Sequence[TrainStream]) -> lis
             f"stage {stage.name!r} has {wish}, but there is no {_KIND[term]} stream; streams: {found}{where}"
         )
     return chosen
-
-
-def _wanted(stage: Stage, stream: TrainStream) -> bool:
-    """Whether a stage takes streams of this one's source. What comes from no dataset has none, and is taken."""
-    wanted = stage.sources.get(stream.term)
-    return wanted is None or stream.source is None or stream.source in wanted
 
 
 def divide_batches(stage: Stage, streams: Sequence[TrainStream]) -> dict[str, int]:

@@ -104,6 +104,7 @@ WORDS = [
     "tars/a.tar",
     "tars/{0..99999999}.tar",
     "torchvision:nothing",
+    "mini-reader",
     "torchvision:resnet18:x",
     "torchvision:",
     "squeezenet1_1=run/last.pt",
@@ -145,6 +146,7 @@ POSITIONAL = {
     "clean": ["copy"],
     "repair": ["copy"],
     "extend": ["copy"],
+    "score": ["rendered"],
     "sign": ["copy"],
     "merge": ["fast", "rendered"],
     "publish": ["fast", "published"],
@@ -155,7 +157,7 @@ POSITIONAL = {
     "saved-difference": ["folder=photos"],
 }
 # They train for minutes, whatever they are given.
-LEFT_OUT = ("fit-cgn", "fit-encoder", "fit-generator", "fit-saliency")
+LEFT_OUT = ("fit-cgn", "fit-encoder", "fit-generator", "fit-reader", "fit-saliency")
 # It asks a browser, and the network.
 LEFT_OUT_OPTIONS = ("--keyless",)
 
@@ -240,6 +242,8 @@ GOOD = {
     "--log-every": ["1"],
     "--streams": ["natural"],
     "--threads": ["1"],
+    "--min-fidelity": ["0.01", "0.3"],
+    "--profile": ["1"],
 }
 
 
