@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from genint.manifests.errors import UsageError
 from genint.train.configuration import describe_preset, load_configuration, shipped_presets
-from genint.train.inputs import ImagesWithout, Inputs, hold_out
+from genint.train.inputs import Inputs, hold_out
+from genint.train.mapped_images import ImagesWithout
 from genint.train.plan import divide_batches, plan_stages
 from genint.train.streams import Term, TrainStream
 

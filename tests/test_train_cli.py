@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from genint.manifests.manifest import Manifest
 from genint.train.checkpoint import load_classifier
 from genint.train.cli import main
 from genint.train.configuration import load_configuration
@@ -209,8 +210,13 @@ def test_a_signal_saves_and_the_same_command_goes_on(
     assert [json.loads(line)["step"] for line in metrics.read_text().splitlines()] == list(range(1, step + 1))
 
 
-def test_a_stream_name_stands_for_the_streams_of_all_datasets(genint_train: Train, reference: Path):
-    both = ["--shards", reference, "--shards", reference, "--imagenet", f"{reference}:natural"]
+def test_a_stream_name_stands_for_the_streams_of_all_datasets(genint_train: Train, reference: Path, tmp_path: Path):
+    other = shutil.copytree(reference, tmp_path / "other-seed")
+    tree = json.loads((other / "manifest.json").read_text())
+    tree["sums_sha256"] = "0" * 64
+    (other / "manifest.json").write_bytes(Manifest.from_json(json.dumps(tree).encode(), "").to_json())
+    both = ["--shards", reference, "--shards", other, "--imagenet", f"{reference}:natural"]
     result = genint_train(*both, "--streams", "interventional", "--preset", "mini-genint", *SMALL, "--dry-run")
     assert result.exit_code == 0, result.err
-    assert "a step takes 8 imagenet, 2 interventional, 2 interventional-2" in result.out
+    assert "interventional               120 images  int" in result.out
+    assert "a step takes 8 imagenet, 4 interventional" in result.out

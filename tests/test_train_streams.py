@@ -12,6 +12,7 @@ from genint.manifests.errors import FormatError, UsageError
 from genint.manifests.inputs import imagenet_wnids
 from genint.manifests.manifest import MANIFEST, Manifest
 from genint.manifests.tar_inputs import list_input
+from genint.train.joined_images import join_streams
 from genint.train.streams import Images, TrainStream, check_classes, open_images, open_shards, unique_names
 from PIL import Image
 
@@ -101,6 +102,38 @@ def test_an_empty_stream_is_refused(copied: Path) -> None:
 def test_streams_of_a_name_are_told_apart(reference: Path) -> None:
     streams = unique_names([*open_shards(str(reference)), *open_shards(str(reference), ["natural"])])
     assert [stream.name for stream in streams] == ["natural", "observational", "interventional", "natural-2"]
+
+
+def test_streams_of_one_name_join_and_what_is_there_twice_is_taken_once(reference: Path, copied: Path) -> None:
+    # Another dataset by its sums, with the same natural images, and the first one a second time.
+    manifest = json.loads((copied / MANIFEST).read_text())
+    manifest["sums_sha256"] = "0" * 64
+    (copied / MANIFEST).write_bytes(Manifest.from_json(json.dumps(manifest).encode(), MANIFEST).to_json())
+    alone = {stream.name: stream.images for stream in open_shards(str(reference))}
+    joined = join_streams([*open_shards(str(reference)), *open_shards(str(copied)), *open_shards(str(reference))])
+    assert [(stream.name, len(stream.images)) for stream in joined] == [
+        ("natural", 60), ("observational", 60), ("interventional", 120),
+    ]  # fmt: skip
+    images = joined[2].images
+    assert images.shard_sizes == alone["interventional"].shard_sizes * 2
+    assert contents(images) == contents(alone["interventional"]) * 2
+    assert images.labels().tolist() == [label for _, label in contents(images)]
+    assert str(copied) in images.key(60) and str(reference) in images.key(59)
+    images.check()
+    shard = min((copied / "interventional").rglob("*.tar"))
+    shard.write_bytes(shard.read_bytes()[:-512] + b"\1" * 512)
+    images.check_shard(3)
+    with pytest.raises(FormatError, match=str(shard)):
+        images.check_shard(4)
+
+
+def test_streams_of_one_name_and_other_classes_do_not_join(reference: Path, copied: Path) -> None:
+    edit_manifest(copied, 2, class_names=[f"other {label}" for label in range(10)])
+    tree = json.loads((copied / MANIFEST).read_text()) | {"sums_sha256": "0" * 64}
+    (copied / MANIFEST).write_bytes(Manifest.from_json(json.dumps(tree).encode(), MANIFEST).to_json())
+    streams = [*open_shards(str(reference), ["interventional"]), *open_shards(str(copied), ["interventional"])]
+    with pytest.raises(UsageError, match="class 0 is 't-shirt' and 'other 0'; name the classes of the run with --cla"):
+        join_streams(streams)
 
 
 def test_natural_images_of_a_dataset_are_found_by_split_or_by_name(copied: Path) -> None:
@@ -281,12 +314,12 @@ def test_classes_of_all_streams_agree(reference: Path, tmp_path: Path) -> None:
     write_webdataset(tmp_path / "few.tar", [3, 1])
     assert check_classes([stream(tmp_path / "few.tar"), *streams]) == names
     write_webdataset(tmp_path / "many.tar", [10])
-    with pytest.raises(UsageError, match=r"^stream imagenet: 11 classes, stream natural has 10$"):
+    with pytest.raises(UsageError, match=r"^stream imagenet: 11 classes, stream natural has 10; say which"):
         check_classes([stream(tmp_path / "many.tar"), *streams])
-    with pytest.raises(UsageError, match=r"^stream natural: 10 classes, stream imagenet has 2$"):
+    with pytest.raises(UsageError, match=r"^stream natural: 10 classes, stream imagenet has 2; say which"):
         check_classes([stream(make_folder(tmp_path / "two", ["cat", "dog"])), *streams])
     others = sorted([*names[1:], "zebra"])
-    with pytest.raises(UsageError, match=r"^stream natural: class \d is '.*', in stream imagenet it is '"):
+    with pytest.raises(UsageError, match=r"^stream natural: class \d is '.*', in stream imagenet it is '.*--class-map"):
         check_classes([stream(make_folder(tmp_path / "ten", others)), *streams])
 
 

@@ -6,7 +6,7 @@ from typing import Final
 
 from ..manifests.errors import UsageError
 from .plan import image_size
-from .streams import TrainStream
+from .streams import Term, TrainStream
 
 # Kinds of streams that presets take: natural, or a source of others. Of presets that take as many kinds the first.
 MINI: Final = {
@@ -34,6 +34,8 @@ PHOTOGRAPHS: Final = {
     "resnet50-observational": {"observational"},
 }
 MNIST_WORLDS: Final = {"colored-mnist", "double-colored-mnist", "wildlife-mnist"}
+# What images of no known source are taken for.
+USUAL: Final[dict[Term, str]] = {"int": "interventional", "transfer": "transfer", "counterfactual": "counterfactual"}
 # px: up to here images are taken as they are, as those of the mini world.
 SMALL: Final = 64
 # px of these presets; smaller photographs are not enlarged.
@@ -51,7 +53,7 @@ class Choice:
 
 def choose_preset(streams: Sequence[TrainStream]) -> Choice:
     """The preset that takes most kinds of these streams. Raises UsageError where none takes any."""
-    kinds = {"natural" if stream.term == "natural" else str(stream.source) for stream in streams}
+    kinds = {"natural" if stream.term == "natural" else stream.source or USUAL[stream.term] for stream in streams}
     worlds = {stream.source for stream in streams if stream.term == "natural"}
     side = min(image_size(streams[0].images))
     overrides: list[str] = []

@@ -162,6 +162,14 @@ class Configuration(Table):
     crop_scale: list[Annotated[float, Field(gt=0, le=1)]] = Field(
         [0.08, 1.0], min_length=2, max_length=2, description="Range of a random crop's share of the image's area."
     )
+    classes: Annotated[list[str], Field(min_length=1)] | None = Field(
+        None, description="Classes of the run, in the order of its labels; none: all that the streams have."
+    )
+    class_map: dict[str, dict[str, str]] = Field(
+        {},
+        description='By stream, or "every-stream": its class, by name, wnid or number, to the class of the run. Those '
+        "that lead to none of its classes take no part.",
+    )
     streams: list[str] | None = Field(None, description="Names of the streams to train on; none: all that fit.")
     validation_share: float | None = Field(
         None, gt=0, lt=1, description="Share of the natural images that is held out for validation."

@@ -4,6 +4,7 @@ import os
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..manifests.errors import FormatError
 from ..manifests.folders import Found, read_file
@@ -37,6 +38,9 @@ class FolderImages:
 
     def read(self, position: int) -> tuple[bytes, int]:
         return read_file(self.key(position)), int(self._labels[self._files[position]])
+
+    def labels(self) -> NDArray[np.int64]:
+        return self._labels[self._files]
 
     def key(self, position: int) -> str:
         return os.path.join(self._listing.root, self._listing.paths[self._files[position]])

@@ -1,28 +1,32 @@
 """What a run reads: its training streams, and the natural images it is validated on."""
 
-import hashlib
+import logging
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..manifests.errors import UsageError
 from ..manifests.manifest import load_manifest
 from ..manifests.randomness import Permutation
 from ..manifests.recipe import suggest
 from ..manifests.storage import Storage
+from .class_map import map_classes
 from .configuration import Configuration
-from .stream_images import Label, StreamImages
+from .joined_images import join_streams
+from .mapped_images import HELD_OUT, ImagesWithout
+from .stream_images import StreamImages
 from .streams import Images, TrainStream, check_classes, open_images, open_shards, unique_names
 
+LOGGER = logging.getLogger("genint")
 # Name of the stream that --imagenet gives.
 IMAGENET = "imagenet"
 # Why images are left out, as a run's fingerprint has it.
-HELD_OUT = "held out"
 DOUBTFUL = "below min_fidelity"
+# Before the names of validation images, where they stand beside training streams.
+VALIDATION = "validation "
 # Name of the images that --validation gives: their place is nobody's business, and may change.
 GIVEN = "given"
 
@@ -89,7 +93,7 @@ def open_streams(
         raise UsageError("nothing to train on: give --shards DIR, --imagenet DIR or both")
     streams = [TrainStream(IMAGENET, "natural", open_images(imagenet))] if imagenet else []
     streams += _open_datasets(shards, names, [stream.name for stream in streams], origin)
-    return unique_names(streams)
+    return streams
 
 
 def open_inputs(
@@ -108,17 +112,43 @@ def open_inputs(
     if opened is None:
         origin = f"of preset {configuration.preset}, or --streams"
         opened = open_streams(shards, imagenet, configuration.streams, origin)
+    for url in shards:
+        missing = load_manifest(Storage(url)).missing_streams
+        if missing:
+            LOGGER.warning("note: %s: streams that are not made yet: %s", url, ", ".join(missing))
     streams = [_faithful(_with_heads(stream, configuration), configuration) for stream in opened]
+    held_out: list[ValidationImages] = []
+    if configuration.validation_share is None and validation != "none":
+        held_out = _open_validation(shards, validation)
+    streams, held_out = _settle_classes(streams, held_out, configuration)
+    streams = unique_names(join_streams(streams))
     if configuration.validation_share is not None:
         streams, held_out = hold_out(streams, configuration.validation_share, configuration.seed)
-    elif validation == "none":
-        held_out = []
-    elif validation is not None:
-        held_out = [ValidationImages(GIVEN, open_images(validation, "validation"))]
-    else:
-        held_out = [part for url in shards for part in _validation_streams(url)]
-    validated = [TrainStream(f"validation {part.name}", "natural", part.images) for part in held_out]
+    validated = [TrainStream(f"{VALIDATION}{part.name}", "natural", part.images) for part in held_out]
     return Inputs(streams, check_classes([*streams, *validated]), held_out)
+
+
+def _open_validation(shards: Sequence[str], validation: str | None) -> list[ValidationImages]:
+    """What --validation gives, or the natural streams of split "validation" of all datasets, each once."""
+    if validation is not None:
+        return [ValidationImages(GIVEN, open_images(validation, "validation"))]
+    return [part for url in shards for part in _validation_streams(url)]
+
+
+def _settle_classes(
+    streams: Sequence[TrainStream], held_out: Sequence[ValidationImages], configuration: Configuration
+) -> tuple[list[TrainStream], list[ValidationImages]]:
+    """Training streams and validation images under the classes that the run asks for, if it asks for any."""
+    validated = [TrainStream(f"{VALIDATION}{part.name}", "natural", part.images) for part in held_out]
+    everything = [*streams, *validated]
+    if configuration.classes is not None or configuration.class_map:
+        natural = [stream.name for stream in streams if stream.term == "natural"]
+        everything = map_classes(everything, configuration.class_map, configuration.classes, natural)
+    parts = [
+        ValidationImages(stream.name.removeprefix(VALIDATION), stream.images)
+        for stream in join_streams(everything[len(streams) :])
+    ]
+    return everything[: len(streams)], parts
 
 
 def _open_datasets(
@@ -195,41 +225,3 @@ def hold_out(
     if not held_out:
         raise UsageError("--validation: a held-out share needs natural images")
     return kept, held_out
-
-
-class ImagesWithout:
-    """Images less those at some positions, shard by shard as they were; `reason` says why."""
-
-    def __init__(self, images: Images, without: NDArray[np.int64], reason: str) -> None:
-        self.images = images
-        self.left_out, self.reason = len(without), reason
-        self._which = hashlib.sha256(without.astype(np.int64).tobytes()).hexdigest()
-        self.class_names = images.class_names
-        self.names_classes = images.names_classes
-        self._positions = np.setdiff1d(np.arange(len(images)), without, assume_unique=True)
-        ends = np.cumsum(np.asarray(images.shard_sizes, np.int64))
-        taken = np.bincount(np.searchsorted(ends, without, side="right"), minlength=len(ends))
-        sizes = np.asarray(images.shard_sizes, np.int64) - taken
-        # Shards that were held out whole are left out: a shard's place among the others must still be known.
-        self._shards = np.flatnonzero(sizes).tolist()
-        self.shard_sizes = sizes[self._shards].tolist()
-
-    def __len__(self) -> int:
-        return len(self._positions)
-
-    def read(self, position: int) -> tuple[bytes, Label]:
-        return self.images.read(int(self._positions[position]))
-
-    def key(self, position: int) -> str:
-        return self.images.key(int(self._positions[position]))
-
-    def check(self) -> None:
-        self.images.check()
-
-    def check_shard(self, shard: int) -> None:
-        self.images.check_shard(self._shards[shard])
-
-    def fingerprint(self) -> dict[str, Any]:
-        # A seed decides which images are held out, and the configuration has it.
-        which = {} if self.reason == HELD_OUT else {"which": self._which}
-        return {**self.images.fingerprint(), self.reason: self.left_out, **which}

@@ -9,7 +9,8 @@ from ..manifests.errors import UsageError
 from ..manifests.pictures import damage_named, open_picture
 from ..manifests.recipe import suggest
 from .configuration import TERMS, AugmentationName, Configuration, Stage
-from .inputs import ImagesWithout, Inputs
+from .inputs import Inputs
+from .joined_images import count_left_out
 from .stream_images import UNKNOWN
 from .streams import Images, Term, TrainStream
 
@@ -179,8 +180,8 @@ def describe_plan(plans: Sequence[StagePlan], inputs: Inputs) -> list[str]:
     lines = ["# Streams"]
     for stream in inputs.streams:
         role = stream.term if stream.name in used else f"{stream.term}, not used: {_reason(plans, stream)}"
-        if isinstance(stream.images, ImagesWithout):
-            role += f" ({stream.images.left_out:,} others are {stream.images.reason})"
+        for reason, count in count_left_out(stream.images).items():
+            role += f" ({count:,} others are {reason})"
         lines.append(f"# {stream.name:20} {len(stream.images):>11,} images  {role}")
     lines += [f"# {part.name:20} {len(part):>11,} images  validation" for part in inputs.validation]
     lines.append(f"# {len(inputs.class_names):,} classes")

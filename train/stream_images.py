@@ -24,6 +24,9 @@ Label = int | tuple[int, ...]
 UNKNOWN: Final = -100
 # What is the object's in a sample that does not tell mechanisms apart, as a recomposed one.
 OF_THE_OBJECT: Final = ("shape", "texture")
+# Sources whose images are no other in a recipe of another seed, and keys of a stream that change none of them.
+OF_NO_SEED: Final = ("natural", "mini-world")
+IMMATERIAL: Final = ("name", "split", "samples_per_shard", "max_failures")
 
 
 class StreamImages:
@@ -38,6 +41,7 @@ class StreamImages:
         self._extension = entry.image_extension
         self._manifest = manifest
         self._heads: tuple[str, ...] = ()
+        self.content = _content(manifest, entry)
         self._fingerprint = {
             "kind": "genint",
             "dataset": manifest.name,
@@ -79,6 +83,11 @@ class StreamImages:
         """
         return load_stream_scores(self.samples.storage, self._manifest, self.samples.entry)
 
+    def labels(self) -> NDArray[np.int64]:
+        """Reads them all, one by one."""
+        found = (self.samples.read(position, ("cls",)) for position in range(len(self)))
+        return np.array([int(members.get("cls", b"-1")) for members in found], np.int64)
+
     def key(self, position: int) -> str:
         shard, _ = self.samples.locate(position)
         return f"{self.samples.storage / self.samples.records[shard].path}: sample {self.samples.key(position)}"
@@ -91,6 +100,19 @@ class StreamImages:
 
     def fingerprint(self) -> dict[str, Any]:
         return self._fingerprint
+
+
+def _content(manifest: Manifest, entry: StreamEntry) -> str | None:
+    """What natural images are the same in datasets of other names and seeds by: all that they are made of."""
+    if entry.source not in OF_NO_SEED:
+        return None
+    prefix = f"streams.{entry.name}."
+    keys = {key.removeprefix(prefix): v for key, v in manifest.fingerprint.recipe.items() if key.startswith(prefix)}
+    keys = {key: value for key, value in keys.items() if key not in IMMATERIAL}
+    if entry.source == "natural":
+        images = manifest.fingerprint.inputs.get(str(keys.get("images")))
+        keys["images"] = images.sha256 if images else None
+    return hashlib.sha256(dump_json(keys)).hexdigest()
 
 
 def _labels(content: bytes, label: int) -> dict[str, Any]:

@@ -6,11 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..manifests.errors import UsageError
 from ..manifests.folders import find_files, refuse_mixture
 from ..manifests.inputs import check_folder, imagenet_wnids
 from ..manifests.manifest import MANIFEST, RECORDS, Manifest, StreamEntry, load_manifest
-from ..manifests.recipe import suggest
 from ..manifests.storage import Storage
 from .folder_images import FolderImages
 from .stream_images import Label, StreamImages
@@ -25,6 +27,7 @@ TERM_OF_ROLE: dict[str, Term] = {
     "transferred": "transfer",
     "counterfactual": "counterfactual",
 }
+_REMEDY = "say which classes are the same with --class-map FILE, or take those of one name with --classes A,B"
 NUMBER_RANGE = re.compile(r"\{([0-9]{1,18})\.\.([0-9]{1,18})\}")
 
 
@@ -48,6 +51,10 @@ class Images(Protocol):
         """An encoded image and its class label, or one for each head. Raises FormatError that names where it lies."""
         ...
 
+    def labels(self) -> NDArray[np.int64]:
+        """Class labels [N] of all images. May have to read each of them."""
+        ...
+
     def key(self, position: int) -> str:
         """What to call a sample in messages: the file it lies in, and its key."""
         ...
@@ -67,7 +74,8 @@ class Images(Protocol):
 
 @dataclass(frozen=True)
 class TrainStream:
-    """A stream of a training run; `term` is its term of equation 1, `source` what a dataset says of its kind."""
+    """A stream of a training run; `term` is its term of equation 1, `source` what a dataset says of its kind, if it
+    knows: of imported images it knows the role alone."""
 
     name: str
     term: Term
@@ -83,9 +91,14 @@ def open_shards(url: str, streams: Sequence[str] | None = None) -> list[TrainStr
         if not entries:
             raise UsageError(f"{url}: no stream of split train; name those to train on: {_names(manifest)}")
     else:
-        entries = [_find(manifest, name, url) for name in dict.fromkeys(streams)]
+        entries = [manifest.find_stream(name, url) for name in dict.fromkeys(streams)]
     return [
-        TrainStream(entry.name, TERM_OF_ROLE[entry.role], _open_stream(storage, manifest, entry), entry.source)
+        TrainStream(
+            entry.name,
+            TERM_OF_ROLE[entry.role],
+            _open_stream(storage, manifest, entry),
+            None if entry.source == "imported" else entry.source,
+        )
         for entry in entries
     ]
 
@@ -100,7 +113,7 @@ def open_images(location: str, split: Split = "train") -> Images:
     dataset, separator, name = location.rpartition(":")
     if separator and dataset and "/" not in name and not Path(location).exists():
         storage, manifest = _open_dataset(dataset)
-        return _open_stream(storage, manifest, _find(manifest, name, dataset))
+        return _open_stream(storage, manifest, manifest.find_stream(name, dataset))
     if "://" in location:
         return _open_natural(location, split)
     folder = Path(location)
@@ -117,7 +130,7 @@ def open_images(location: str, split: Split = "train") -> Images:
 
 
 def unique_names(streams: Sequence[TrainStream]) -> list[TrainStream]:
-    """The same streams; the second of a name becomes `name-2`, and so on."""
+    """The same streams; the second of a name (of another term) becomes `name-2`, and so on."""
     taken: set[str] = set()
     renamed = []
     for stream in streams:
@@ -145,11 +158,14 @@ def check_classes(streams: Sequence[TrainStream]) -> tuple[str, ...]:
     for stream in streams:
         names = stream.images.class_names
         if len(names) > len(expected) or (len(names) != len(expected) and stream in named):
-            raise UsageError(f"stream {stream.name}: {len(names)} classes, stream {origin} has {len(expected)}")
+            raise UsageError(
+                f"stream {stream.name}: {len(names)} classes, stream {origin} has {len(expected)}; {_REMEDY}"
+            )
         if stream in named and names != expected:
             place = next(i for i, pair in enumerate(zip(names, expected, strict=True)) if pair[0] != pair[1])
             raise UsageError(
-                f"stream {stream.name}: class {place} is {names[place]!r}, in stream {origin} it is {expected[place]!r}"
+                f"stream {stream.name}: class {place} is {names[place]!r}, in stream {origin} it is "
+                f"{expected[place]!r}; {_REMEDY}"
             )
     return expected
 
@@ -206,13 +222,6 @@ def _expand(pattern: str) -> Iterator[Path]:
         raise UsageError(f"{pattern}: {match[0]} counts from {first} down to {last}; expected first..last")
     for number in range(int(first), int(last) + 1):
         yield from _expand(f"{pattern[: match.start()]}{number:0{len(first)}d}{pattern[match.end() :]}")
-
-
-def _find(manifest: Manifest, name: str, url: str) -> StreamEntry:
-    known = {entry.name: entry for entry in manifest.streams}
-    if name not in known:
-        raise UsageError(f"{url}: no stream {name!r}{suggest(name, list(known))}")
-    return known[name]
 
 
 def _names(manifest: Manifest) -> str:

@@ -66,6 +66,9 @@ class TarImages:
         except FormatError as error:
             raise FormatError(f"{self._paths[tar]}: {error}") from error
 
+    def labels(self) -> NDArray[np.int64]:
+        return np.concatenate([table.labels for table in self._tables])
+
     def key(self, position: int) -> str:
         tar, place = self._locate(position)
         return f"{self._paths[tar]}: sample {group_members(self._paths[tar])[place].key}"
