@@ -3,6 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from .directions import Directions, load_directions
 from .errors import FormatError
@@ -73,7 +74,7 @@ class Dataset:
     def _listing(self, name: str) -> Listing:
         path = input_name(name)
         try:
-            listing = Listing.from_bytes(self.storage.read(path), self.roots.get(name, ""))
+            listing = Listing.from_bytes(self.storage.read(path), _folder(self.roots.get(name, "")))
         except FileNotFoundError as error:
             raise FormatError(f"{self.storage / path}: missing") from error
         except FormatError as error:
@@ -94,6 +95,11 @@ class Dataset:
             if sha256_of_file(path) != self.entry.fingerprint.directions_sha256:
                 raise FormatError(f"{self.storage / self.entry.directions}: other directions than those of {PLAN}")
             return load_directions(path)
+
+
+def _folder(root: str) -> str:
+    """Where an input's pictures lie: beside the tar or the table that was given for it."""
+    return str(Path(root).parent) if root and Path(root).is_file() else root
 
 
 def load_dataset(url: str, roots: dict[str, str] | None = None, growing: bool = False) -> Dataset:

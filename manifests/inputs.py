@@ -4,6 +4,7 @@ import errno
 import gzip
 import hashlib
 import io
+import json
 import os
 import zlib
 from bisect import bisect_left
@@ -13,14 +14,15 @@ from functools import cached_property
 from importlib.resources import files
 from itertools import chain, islice
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
 from .errors import FormatError, UsageError
 from .folders import Found, find_files, note_left_out, read_file
 from .tar_members import BLOCK, is_header_of
 
-# The first line of a list of tars; no relative path begins so.
+# The first line of a list of tars, and of what a table lists; no relative path begins so.
 TAR_HEADER = "/tars\t"
+TABLE_HEADER = "/table\t"
 # Of a list: twice the longest path that Linux opens.
 MAX_LINE = 1 << 13
 # A class label is a number of at most six digits.
@@ -44,7 +46,8 @@ class Listing:
     folders: none where an image is in no folder; the images are then of one unnamed class.
 
     Images in tars have paths `<class label>/<tar>/<member>`, or `./<tar>/<member>` where they have no labels; `offsets`
-    says where each begins in its tar, and `names` what the class labels are called.
+    says where each begins in its tar, and `names` what the class labels are called. Those that a table lists have paths
+    `<class label>/<path>`; `described` says as JSON what else the table does of each.
     """
 
     root: str
@@ -54,6 +57,7 @@ class Listing:
     offsets: tuple[int, ...] = ()
     names: tuple[str, ...] = ()
     tars: tuple[Tar, ...] = ()
+    described: tuple[str, ...] = ()
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -81,6 +85,8 @@ class Listing:
                 first = next(lines, "")
                 if first.startswith(TAR_HEADER):
                     return cls._from_lines_of_tars(first, lines, root)
+                if first.startswith(TABLE_HEADER):
+                    return cls._from_lines_of_table(first, lines, root)
                 rows = list(_rising(line.rsplit("\t", 1) for line in chain([first] if first else [], lines)))
             paths, sizes = tuple(path for path, _ in rows), tuple(_natural(size) for _, size in rows)
         except (OSError, EOFError, ValueError, zlib.error) as error:
@@ -99,7 +105,7 @@ class Listing:
         position = bisect_left(self.paths, path)
         size = self.sizes[position]
         if not self.offsets:
-            content = read_file(Path(self.root) / path)
+            content = read_file(Path(self.root) / (path.partition("/")[2] if self.described else path))
             if len(content) != size:
                 raise OSError(errno.EIO, "the file has changed since it was listed")
             return content
@@ -112,12 +118,40 @@ class Listing:
         return content
 
     def _text(self) -> str:
+        if self.described:
+            rows = zip(self.paths, self.sizes, self.described, strict=True)
+            lines = [
+                f"{TABLE_HEADER}{len(self.names)}",
+                *self.names,
+                *(f"{p}\t{size}\t{text}" for p, size, text in rows),
+            ]
+            return "".join(f"{line}\n" for line in lines)
         if not self.tars:
             return "".join(f"{path}\t{size}\n" for path, size in zip(self.paths, self.sizes, strict=True))
         lines = [f"{TAR_HEADER}{len(self.tars)}\t{len(self.names)}", *(f"{tar.name}\t{tar.bytes}" for tar in self.tars)]
         lines += self.names
         lines += (f"{p}\t{size}\t{at}" for p, size, at in zip(self.paths, self.sizes, self.offsets, strict=True))
         return "".join(f"{line}\n" for line in lines)
+
+    @classmethod
+    def _from_lines_of_table(cls, first: str, lines: Iterator[str], root: str) -> Self:
+        num_names = _natural(first.removeprefix(TABLE_HEADER))
+        if num_names > MAX_CLASSES:
+            raise ValueError(f"{num_names} classes; at most {MAX_CLASSES}")
+        names = tuple(islice(lines, num_names))
+        rows = list(_rising(line.split("\t", 2) for line in lines))
+        width = len(str(num_names - 1))
+        for row in rows:
+            if len(row) != 3 or not isinstance(json.loads(row[2]), dict):
+                raise ValueError(f"{row[0][:80]!r}: no size and description")
+        return cls(
+            root,
+            tuple(f"{label:0{width}d}" for label in range(num_names)),
+            tuple(path for path, _, _ in rows),
+            tuple(_natural(size) for _, size, _ in rows),
+            names=names,
+            described=tuple(text for _, _, text in rows),
+        )
 
     @classmethod
     def _from_lines_of_tars(cls, first: str, lines: Iterator[str], root: str) -> Self:
@@ -182,6 +216,46 @@ def check_folder(root: str | os.PathLike[str], where: str) -> Path:
     if not Path(root).is_dir():
         raise UsageError(f"{where}: no such folder")
     return Path(root)
+
+
+class Classed(Protocol):
+    """A picture with what is said of its class: a number, a name, both or nothing. place: what to call it."""
+
+    @property
+    def place(self) -> str: ...
+
+    @property
+    def label(self) -> int | None: ...
+
+    @property
+    def class_name(self) -> str | None: ...
+
+
+def number_classes(
+    samples: Sequence[Classed], labelled: bool, known: tuple[str, ...] = ()
+) -> tuple[list[int], tuple[str, ...]]:
+    """Class number of each sample, and the name of each number: its own digits where nothing names it.
+
+    Where there are no numbers, the sorted class names are counted. labelled: whether every sample must have a class.
+    Raises FormatError that names the sample.
+    """
+    if all(sample.label is not None for sample in samples):
+        labels = [sample.label for sample in samples if sample.label is not None]
+        names = dict(enumerate(known))
+        for sample, label in zip(samples, labels, strict=True):
+            if sample.class_name is not None and names.setdefault(label, sample.class_name) != sample.class_name:
+                raise FormatError(
+                    f"{sample.place}: class {label} is {sample.class_name!r} here, {names[label]!r} before"
+                )
+        return labels, tuple(names.get(label, str(label)) for label in range(max([*labels, *names]) + 1))
+    if all(sample.class_name is not None for sample in samples):
+        sorted_names = tuple(sorted({sample.class_name for sample in samples if sample.class_name is not None}))
+        numbers: dict[str | None, int] = {name: number for number, name in enumerate(sorted_names)}
+        return [numbers[sample.class_name] for sample in samples], sorted_names
+    if labelled:
+        lacking = next((s for s in samples if s.label is None and s.class_name is None), samples[0])
+        raise FormatError(f"{lacking.place}: no class; expected a number (.cls, label) or a name (class_name)")
+    return [0] * len(samples), ()
 
 
 def _but(found: Found) -> str:

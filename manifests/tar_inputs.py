@@ -10,11 +10,12 @@ from typing import Any
 from .digits import list_digits
 from .errors import FormatError, GenintError, UsageError
 from .folders import find_files, refuse_mixture
-from .inputs import Listing, Tar, check_folder, is_utf8, list_images, list_pictures
+from .inputs import Listing, Tar, check_folder, is_utf8, list_images, list_pictures, number_classes
 from .manifest import MANIFEST, load_manifest
 from .pictures import IMAGE_EXTENSIONS
 from .sources.stream import InputKind
 from .storage import Storage
+from .table_inputs import list_table
 from .tar_members import Member, iterate_members, split_name
 
 # A class label is a few digits, and what describes a sample fits a screen; more is not read.
@@ -40,19 +41,23 @@ class TarSample:
 
 
 def list_input(kind: InputKind, root: str, name: str) -> Listing:
-    """List an input of images: a folder of them, a tar, or a folder of tars such as a dataset's stream.
+    """List an input of images: a folder of them, a tar, a folder of tars such as a dataset's stream, or a CSV of them.
 
     Raises UsageError that names the input for whatever cannot be listed.
     """
     where = f"--input {name}={root}"
     if "://" in root or root.startswith("pipe:"):
-        raise UsageError(f"{where}: commands and URLs are refused; expected a folder or a tar here")
+        raise UsageError(f"{where}: commands and URLs are refused; expected a folder, a tar or a CSV here")
     if kind == "digits":
         return list_digits(root, name)
     top = Path(root)
     if top.is_file():
+        if top.suffix.lower() == ".csv":
+            return list_table(top, kind == "class folders", where)
         if top.suffix != ".tar":
-            raise UsageError(f"{where}: a file; expected a folder or a .tar (not compressed)")
+            raise UsageError(
+                f"{where}: a file; expected a folder, a .tar (not compressed) or a .csv that lists pictures"
+            )
         return _list_tars(top.parent, (Tar(top.name, top.stat().st_size),), kind, top, where)
     if (top / MANIFEST).is_file():
         streams = ", ".join(entry.name for entry in load_manifest(Storage(root)).streams)
@@ -84,7 +89,7 @@ def list_tars(top: Path, tars: tuple[Tar, ...], labelled: bool, class_names: tup
     samples = [sample for tar in tars for sample in read_tar(top, tar.name)]
     if not samples:
         raise FormatError(f"no image in {len(tars)} tars")
-    labels, names = _number_classes(samples, labelled, class_names)
+    labels, names = number_classes(samples, labelled, class_names)
     width = len(str(len(names) - 1))
     rows = sorted(
         (f"{UNLABELLED if not names else f'{label:0{width}d}'}/{sample.place}", sample.member)
@@ -184,32 +189,6 @@ def _read_member(file: int, member: Member, limit: int, where: str) -> bytes:
     if member.size > limit:
         raise FormatError(f"{where} of {member.size} bytes; expected at most {limit}")
     return os.pread(file, member.size, member.offset)
-
-
-def _number_classes(
-    samples: list[TarSample], labelled: bool, known: tuple[str, ...]
-) -> tuple[list[int], tuple[str, ...]]:
-    """Class number of each sample, and the name of each number: its own digits where nothing names it.
-
-    Numbers are those of `.cls`; where there are none, the sorted class names are counted.
-    """
-    if all(sample.label is not None for sample in samples):
-        labels = [sample.label for sample in samples if sample.label is not None]
-        names = dict(enumerate(known))
-        for sample, label in zip(samples, labels, strict=True):
-            if sample.class_name is not None and names.setdefault(label, sample.class_name) != sample.class_name:
-                raise FormatError(
-                    f"{sample.place}: class {label} is {sample.class_name!r} here, {names[label]!r} before"
-                )
-        return labels, tuple(names.get(label, str(label)) for label in range(max([*labels, *names]) + 1))
-    if all(sample.class_name is not None for sample in samples):
-        sorted_names = tuple(sorted({sample.class_name for sample in samples if sample.class_name is not None}))
-        numbers: dict[str | None, int] = {name: number for number, name in enumerate(sorted_names)}
-        return [numbers[sample.class_name] for sample in samples], sorted_names
-    if labelled:
-        lacking = next((s for s in samples if s.label is None and s.class_name is None), samples[0])
-        raise FormatError(f"{lacking.place}: no class; expected a number in .cls, or class_name in .json")
-    return [0] * len(samples), ()
 
 
 def _class_names(root: Path, tars: tuple[Tar, ...]) -> tuple[str, ...]:

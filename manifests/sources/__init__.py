@@ -11,12 +11,13 @@ from .counterfactual import CounterfactualStream
 from .generated import InterventionalStream, ObservationalStream
 from .mini_world import MiniWorldStream
 from .mnist import ColoredMnistStream, DoubleColoredMnistStream, WildlifeMnistStream
-from .natural import NaturalStream
+from .natural import ImportedStream, NaturalStream
 from .recomposed import RecomposedStream
 from .transfer import StylizedStream, TransferStream
 
 AnyStream = Annotated[
     NaturalStream
+    | ImportedStream
     | MiniWorldStream
     | ColoredMnistStream
     | DoubleColoredMnistStream

@@ -1,5 +1,6 @@
-"""Streams of natural images repacked from a folder of class folders (ImageFolder layout)."""
+"""Streams of pictures that exist already: natural ones, and those that something else made."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar, Literal
 
@@ -12,15 +13,13 @@ from ..inputs import Listing, imagenet_wnids
 from .stream import Facts, InputKind, Name, Role, Sample, Stream
 
 
-class NaturalStream(Stream):
+class PictureStream(Stream):
     """Images as they are, or resized and cropped; unreadable files leave a hole that is counted by reason."""
 
-    role: ClassVar[Role] = "natural"
-
-    source: Literal["natural"]
     images: Name = Field(
-        description="Name of the input, bound by --input NAME=PATH: a folder with one folder per class, or WebDataset "
-        "tars (one, or a folder of them) with `.cls` or a `class_name` in `.json`."
+        description="Name of the input, bound by --input NAME=PATH: a folder with one folder per class, WebDataset "
+        "tars (one, or a folder of them) with `.cls` or a `class_name` in `.json`, or a CSV with the columns file_name "
+        "and class_name (or label), whose other columns join each sample's json."
     )
     labels: Literal["folders", "imagenet"] = Field(
         "folders",
@@ -72,6 +71,8 @@ class NaturalStream(Stream):
     def _sample(self, listing: Listing, classes: dict[str, tuple[int, str]], index: int) -> Sample:
         path = listing.paths[index]
         label, name = classes[path.partition("/")[0]]
+        described = json.loads(listing.described[index]) if listing.described else {}
+        labels = described.pop("labels", None)
         return Sample(
             self.key(index),
             label,
@@ -83,5 +84,24 @@ class NaturalStream(Stream):
                 "sample_index": index,
                 "class_label": label,
                 "class_name": name,
+                **({"described": described} if described else {}),
+                **({"labels": labels} if labels else {}),
             },
         )
+
+
+class NaturalStream(PictureStream):
+    """Photographs and the like: the natural images of equation 1."""
+
+    role: ClassVar[Role] = "natural"
+
+    source: Literal["natural"]
+
+
+class ImportedStream(PictureStream):
+    """Images that another tool has made. What a tar's `.json` says of each joins its json as `described`."""
+
+    source: Literal["imported"]
+    role: Literal["generated", "transferred", "counterfactual"] = Field(
+        description="What they are in training: the term of equation 1 that they belong to."
+    )

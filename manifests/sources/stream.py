@@ -101,7 +101,11 @@ class Sample:
 class Stream(Table):
     """An entry of `[[streams]]`: keys common to every source. One source is one subclass in one module."""
 
-    role: ClassVar[Role]
+    if TYPE_CHECKING:  # of the class, or a key
+
+        @property
+        def role(self) -> Role: ...
+
     uses_generator: ClassVar[bool] = False
     uses_directions: ClassVar[bool] = False
     has_masks: ClassVar[bool] = False  # its samples have the object's mask as `mask.png`

@@ -16,6 +16,7 @@ METHODS = {
     "transfer": "A transferred image keeps its content's label, though a style may hide the object.",
     "stylized": "A stylized image keeps its content's label, though a style may hide the object.",
     "counterfactual": "A counterfactual has the label of its shape; masks of a network may lose parts of the object.",
+    "imported": "An imported image has the label that came with it; nobody looked at it here.",
     "recomposed": "A recomposed image has the label of its object; a mask may lose parts of it or keep background.",
 }
 USE_CASES = [

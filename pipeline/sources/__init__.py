@@ -8,7 +8,7 @@ from .counterfactual import render_counterfactuals
 from .generated import render_generated
 from .mini_world import compose_mini_world
 from .mnist import check_textures, draw_mnist
-from .natural import repack_natural
+from .natural import import_images, repack_natural
 from .recomposed import check_saliency, recompose
 from .rendering import RenderContext, Rendered
 from .transfer import optimisation_flop, render_transferred
@@ -17,6 +17,7 @@ Renderer = Callable[[RenderContext, Any, Sequence[Sample]], Iterator[Rendered]]
 
 RENDERERS: dict[str, Renderer] = {
     "natural": repack_natural,
+    "imported": import_images,
     "mini-world": compose_mini_world,
     "colored-mnist": draw_mnist,
     "double-colored-mnist": draw_mnist,
