@@ -1,7 +1,6 @@
 """`genint-evaluate`: checkpoints in, a measured report out. Heavy imports wait inside the commands."""
 
 import shlex
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..manifests.console import LONGEST_MESSAGE, command_arguments, exit_codes
+from ..manifests.commands import Group, run_program
 from ..manifests.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,24 +19,17 @@ MINI_DATASET = "datasets/mini"
 MOST_WORKERS = 1024  # beyond any machine's cores
 
 
-@click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=Group, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
 @click.version_option(package_name="genint")
 def cli() -> None:
     """Measure classifiers: accuracy on clean, shifted and corrupted test sets, and the paper's own analyses."""
 
 
 def main() -> None:
-    """Run the command line; a user's mistake is one line and an exit code, never a traceback."""
-    with exit_codes():
-        try:
-            cli(command_arguments(), standalone_mode=False)
-        except click.ClickException as error:
-            if len(error.format_message()) > LONGEST_MESSAGE:
-                raise UsageError(error.format_message()) from error
-            error.show()
-            sys.exit(error.exit_code)
-        except click.Abort as error:
-            raise KeyboardInterrupt from error
+    """Run the command line."""
+    run_program(lambda words: (cli, None))
 
 
 checkpoint_option = click.option(

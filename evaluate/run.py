@@ -3,7 +3,6 @@
 import hashlib
 import json
 import re
-import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..manifests.console import ProgressDisplay
+from ..manifests.console import ProgressDisplay, warn
 from ..manifests.errors import UsageError
 from ..train.checkpoint import Classifier, known_archs, load_classifier
 from .biases import measure_biases
@@ -76,7 +75,7 @@ def load_candidates(texts: Sequence[str]) -> list[Candidate]:
         location = rest if labelled else text
         classifier = load_classifier(location)
         for note in classifier.notes:
-            print(f"{text}: {note}", file=sys.stderr)
+            warn(f"{text}: {note}")
         group = label if labelled else classifier.name
         same = [candidate for candidate in candidates if candidate.group == group]
         if any(candidate.classifier.sha256 == classifier.sha256 for candidate in same):
@@ -267,7 +266,7 @@ def _forget_others(results: Results, candidates: Sequence[Candidate], folder: Pa
     before = {entry.name: entry.sha256 for entry in results.checkpoints}
     others = {c.name for c in candidates if before.get(c.name, c.classifier.sha256) != c.classifier.sha256}
     for name in sorted(others):
-        print(f"{name}: another checkpoint had this name in {folder}; its numbers are dropped", file=sys.stderr)
+        warn(f"{name}: another checkpoint had this name in {folder}; its numbers are dropped")
     results.accuracy = [e for e in results.accuracy if e.checkpoint not in others]
     results.corruption = [e for e in results.corruption if e.checkpoint not in others]
     results.biases = [e for e in results.biases if e.checkpoint not in others]

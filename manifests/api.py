@@ -96,14 +96,10 @@ def open_stream(dataset: str, stream: str) -> DatasetStream:
     Raises UsageError where the dataset has no such stream, FormatError where it is not finished or a shard is missing.
     """
     from .manifest import load_manifest
-    from .recipe import suggest
     from .samples import StreamSamples
     from .storage import Storage
 
     storage = Storage(dataset)
-    entries = {entry.name: entry for entry in load_manifest(storage).streams}
-    if stream not in entries:
-        raise UsageError(f"{dataset}: no stream {shorten(stream)!r}{suggest(stream, list(entries))}")
-    samples = StreamSamples(storage, entries[stream])
+    samples = StreamSamples(storage, load_manifest(storage).find_stream(stream, dataset))
     samples.check_sizes()
     return DatasetStream(samples)

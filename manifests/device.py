@@ -4,9 +4,9 @@ there is a GPU."""
 import os
 import platform
 import re
-import sys
 from pathlib import Path
 
+from .console import warn
 from .errors import UsageError
 
 # Where Linux shows the first NVIDIA GPU.
@@ -25,10 +25,9 @@ def choose_device(request: str, num_gpus: int) -> str:
         raise UsageError(f"--device {request}: expected auto, cpu, cuda or cuda:N")
     if request == "auto":
         if not num_gpus and GPU_FILE.exists():
-            print(
+            warn(
                 "warning: this machine has a GPU that PyTorch does not see, so work is on the CPU; its driver may be "
-                "too old for PyTorch's CUDA (see nvidia-smi), or CUDA_VISIBLE_DEVICES hides it",
-                file=sys.stderr,
+                "too old for PyTorch's CUDA (see nvidia-smi), or CUDA_VISIBLE_DEVICES hides it"
             )
         return "cuda" if num_gpus else "cpu"
     if request != "cpu" and int(match[1] or 0) >= num_gpus:

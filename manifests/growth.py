@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from .errors import RecipeError, shorten
-from .recipe import DESCRIPTION, Recipe, read_recipe
+from .recipe import Recipe, decides_pixels, read_recipe
 
 
 def grow_recipe(recipe: Recipe, overrides: Sequence[str], origin: str) -> Recipe:
@@ -17,7 +17,7 @@ def grow_recipe(recipe: Recipe, overrides: Sequence[str], origin: str) -> Recipe
     growing = {f"streams.{stream.name}.{stream.grows_by}": stream for stream in recipe.streams if stream.grows_by}
     grown = []
     for key in changed:
-        if key.partition(".")[0] in DESCRIPTION:
+        if not decides_pixels(key):
             continue
         stream, size = growing.get(key), before.get(key)
         if stream is None or size is None or not after.get(key, 0) > size:

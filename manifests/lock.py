@@ -4,12 +4,12 @@ import errno
 import fcntl
 import os
 import socket
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+from .console import warn
 from .errors import UsageError
 
 # What file systems without locks answer (Lustre and NFS as they are often mounted).
@@ -42,10 +42,9 @@ def only_process(path: Path, busy: str) -> Iterator[None]:
                 raise UsageError(f"{busy} ({holder})") from error
             if error.errno not in NO_LOCKS:
                 raise
-            print(
+            warn(
                 f"warning: {path}: no locks on this file system ({error.strerror}); see to it yourself that no second "
-                "command writes here",
-                file=sys.stderr,
+                "command writes here"
             )
         since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
         holder = f"process {os.getpid()} on {socket.gethostname()}, since {since}"

@@ -13,8 +13,8 @@ from typing import Any, Final, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
-from .errors import FormatError, RecipeError
-from .recipe import Recipe, read_recipe, without_description
+from .errors import FormatError, RecipeError, UsageError, shorten
+from .recipe import Recipe, read_recipe, suggest, without_description
 from .sources.stream import Name, Role, Table
 from .storage import Storage
 
@@ -222,6 +222,9 @@ class Manifest(Table):
     environments: dict[str, Environment]
     streams: list[StreamEntry]
     fidelity: Fidelity | None = Field(None, description="How surely samples are read as their labels, if scored.")
+    missing_streams: list[Name] = Field(
+        [], description="Streams of the recipe that are not made yet: the dataset is a part of what it will be."
+    )
     finished: str = Field(description="UTC time at which the build ended.")
     shard_seconds: float = Field(description="Worker time of all shards together.")
     retried_shards: int
@@ -236,11 +239,20 @@ class Manifest(Table):
         return json.dumps({**tree, "sha256": _own_digest(tree)}, indent=1).encode() + b"\n"
 
     def stream(self, name: str) -> StreamEntry:
-        """The stream of that name. Raises FormatError with the known names."""
-        for stream in self.streams:
-            if stream.name == name:
-                return stream
-        raise FormatError(f"no stream {name!r} in dataset {self.name!r}; known: {[s.name for s in self.streams]}")
+        """The stream of that name. Raises UsageError with the known names."""
+        return self.find_stream(name, f"dataset {self.name!r}")
+
+    def find_stream(self, name: str, where: str) -> StreamEntry:
+        """The same; `where` begins the error."""
+        known = {stream.name: stream for stream in self.streams}
+        if name in self.missing_streams:
+            raise UsageError(
+                f"{where}: stream {name!r} is not made yet; the command that built the others makes it, without "
+                f"--stream; there are: {', '.join(known)}"
+            )
+        if name not in known:
+            raise UsageError(f"{where}: no stream {shorten(name)!r}{suggest(name, list(known))}")
+        return known[name]
 
 
 def shard_name(stream: str, shard_index: int) -> str:

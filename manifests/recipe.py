@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -220,9 +221,14 @@ class Recipe(Table):
         return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
 
 
+def decides_pixels(key: str) -> bool:
+    """Whether a flattened key has a say in what is made. Others describe it, or say how much of it may be lost."""
+    return key.partition(".")[0] not in DESCRIPTION and not re.fullmatch(r"streams\.[^.]+\.max_failures", key)
+
+
 def without_description(keys: Mapping[str, Any]) -> dict[str, Any]:
     """Of a recipe's flattened keys those that decide pixels."""
-    return {key: value for key, value in keys.items() if key.partition(".")[0] not in DESCRIPTION}
+    return {key: value for key, value in keys.items() if decides_pixels(key)}
 
 
 def shipped_recipes() -> dict[str, str]:

@@ -5,7 +5,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import IO, Any
@@ -41,6 +41,8 @@ from .storage import Storage
 from .wds_info import info_name, make_info
 
 FLOAT_TOLERANCE = 1e-12
+# What differs may only describe: a recipe that decides other pixels is refused before.
+OTHER_WORDS = f"{RECIPE} is not the recipe of the manifest"
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,9 @@ def verify_manifest(dataset: Dataset, manifest: Manifest) -> Iterator[str]:
     if has_sums:
         yield from _altered_files(storage)
     yield from _compare_plan(dataset, manifest)
-    names, found = [stream.name for stream in recipe.streams], [entry.name for entry in manifest.streams]
-    if found != names:
+    names = [stream.name for stream in recipe.streams if stream.name not in manifest.missing_streams]
+    found = [entry.name for entry in manifest.streams]
+    if found != names or not {stream.name for stream in recipe.streams}.issuperset(manifest.missing_streams):
         yield f"{MANIFEST}: streams {shorten(', '.join(found))}; the recipe makes {', '.join(names)}"
     entries = {entry.name: entry for entry in manifest.streams}
     totals = []
@@ -85,7 +88,7 @@ def verify_manifest(dataset: Dataset, manifest: Manifest) -> Iterator[str]:
                 yield from _compare_entry(entries[name], total)
             yield from _compare_info(storage, total)
             totals.append(total)
-        others = other_files(dataset, manifest.fidelity, has_card=manifest.version is not None)
+        others = other_files(dataset, names, manifest.fidelity, has_card=manifest.version is not None)
         yield from sums.compare((storage.sha256(name) if storage.exists(name) else "", name) for name in others)
         yield from verify_scores(dataset, manifest)
         yield from sums.compare(scores_sums(storage, manifest.fidelity))
@@ -120,7 +123,7 @@ def _compare_plan(dataset: Dataset, manifest: Manifest) -> Iterator[str]:
     ):  # fmt: skip
         yield f"{PLAN} is not the plan of the manifest"
     if recipe.digest() != manifest.recipe_sha256:
-        yield f"{RECIPE} is not the recipe of the manifest"
+        yield OTHER_WORDS
     if recipe.name != manifest.name:
         yield f"{MANIFEST}: name {shorten(manifest.name)!r}, the recipe says {recipe.name!r}"
     if bool(entry.class_names) != (entry.generator is not None):
@@ -223,8 +226,10 @@ class _Presence:
                 yield f"{self._folder}/{name}: no record knows it"
 
 
-def other_files(dataset: Dataset, fidelity: Fidelity | None, has_card: bool = True) -> list[str]:
-    """What SHA256SUMS lists after the shards, in its order; the files of scores follow.
+def other_files(
+    dataset: Dataset, streams: Sequence[str], fidelity: Fidelity | None, has_card: bool = True
+) -> list[str]:
+    """What SHA256SUMS lists after the shards of these streams, in its order; the files of scores follow.
 
     has_card: not in datasets of before version 0.2, whose cards held the time of the build.
     """
@@ -232,7 +237,6 @@ def other_files(dataset: Dataset, fidelity: Fidelity | None, has_card: bool = Tr
     files = [*directions, *(input_name(name) for name in dataset.recipe.listed_inputs()), RECIPE]
     if not has_card:
         return files
-    streams = [stream.name for stream in dataset.recipe.streams]
     words = [PLAN, *map(info_name, streams), *map(preview_name, streams), CARD, CROISSANT]
     return [*files, *words, *fidelity_files(fidelity)]
 
@@ -242,7 +246,8 @@ def _unknown_files(dataset: Dataset, fidelity: Fidelity | None) -> Iterator[str]
     plans = [dataset.plan(stream.name) for stream in dataset.recipe.streams]
     parts = [part_name(plan.stream.name, i) for plan in plans for i in range(len(part_shards(plan)))]
     known: dict[str, set[str]] = {"manifest": set(), "directions": set(), "inputs": set()}
-    for folder, _, name in (path.partition("/") for path in (*parts, *other_files(dataset, fidelity))):
+    streams = [plan.stream.name for plan in plans]
+    for folder, _, name in (path.partition("/") for path in (*parts, *other_files(dataset, streams, fidelity))):
         if folder in known:
             known[folder].add(name)
     for plan in plans:
@@ -258,10 +263,10 @@ def _unknown_files(dataset: Dataset, fidelity: Fidelity | None) -> Iterator[str]
             yield f"{name}: not of this dataset"
 
 
-def verify_shards(dataset: Dataset) -> Iterator[Checked]:
-    """Check every shard that the recipe makes, in turn. Raises FormatError where a manifest part is damaged."""
-    for stream in dataset.recipe.streams:
-        plan = dataset.plan(stream.name)
+def verify_shards(dataset: Dataset, streams: Sequence[str]) -> Iterator[Checked]:
+    """Check every shard of these streams, in turn. Raises FormatError where a manifest part is damaged."""
+    for name in streams:
+        plan = dataset.plan(name)
         for part_index in range(len(part_shards(plan))):
             for record in read_planned_part(dataset.storage, plan, part_index)[0]:
                 yield Checked(record, verify_shard(dataset, record))

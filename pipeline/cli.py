@@ -3,55 +3,38 @@
 import json
 import os
 import shlex
-import signal
-import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from ..manifests.console import LONGEST_MESSAGE, command_arguments, exit_codes
-from ..manifests.device import count_cores
-from ..manifests.errors import GenintError, UsageError, mask_credentials, shorten
+from ..manifests.commands import Group, json_option, run_program
+from ..manifests.console import LONGEST_MESSAGE, warn
+from ..manifests.errors import GenintError, UsageError, shorten
 
 if TYPE_CHECKING:
     from ..manifests.dataset import Dataset
-    from ..manifests.label_reader import LabelReader
     from ..manifests.manifest import Manifest, Record
     from ..manifests.recipe import Recipe
-    from ..manifests.sources import AnyStream
     from ..manifests.storage import Storage
-    from .release.progress import Progress
-    from .shards.driver import Build
-    from .shards.executor import WorkerPool
     from .shards.rebuild import Rebuilt
-    from .shards.settle import Ingredients
-    from .shards.worker import WorkerSettings
 
 EPILOG = "Exit codes: 0 ok, 1 failed work, 2 bad usage, 130 interrupted."
 
 
-@click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=Group, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
 @click.version_option(package_name="genint")
 def cli() -> None:
     """Render interventions on a class-conditional BigGAN into verified, reproducible WebDataset shards."""
 
 
 def main() -> None:
-    """Run the command line; a user's mistake is one line and an exit code, never a traceback."""
-    with exit_codes():
-        try:
-            cli(command_arguments(), standalone_mode=False)
-        except click.ClickException as error:
-            if len(error.format_message()) > LONGEST_MESSAGE:
-                raise UsageError(error.format_message()) from error
-            error.show()
-            sys.exit(error.exit_code)
-        except click.Abort as error:
-            raise KeyboardInterrupt from error
+    """Run the command line."""
+    run_program(lambda words: (cli, None))
 
 
 recipe_argument = click.argument("recipe", default="mini")
@@ -113,7 +96,6 @@ def pool_options(command: Command) -> Command:
     return command
 
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON in place of a table.")
 pem_file = click.Path(path_type=Path, exists=True, dir_okay=False)
 license_option = click.option(
     "--license",
@@ -122,6 +104,33 @@ license_option = click.option(
     metavar="[NAME=]SPDX",
     help="Licence of an input or a network, such as photos=CC-BY-4.0, or of the whole dataset; repeatable.",
 )
+
+
+max_failures_option = click.option(
+    "--max-failures",
+    "max_failures",
+    multiple=True,
+    metavar="[STREAM=]SHARE",
+    help="Share of samples that a stream, or each, may lose, in place of the recipe's; repeatable.",
+)
+
+
+def allow_failures(recipe: "Recipe", max_failures: tuple[str, ...], origin: str) -> "Recipe":
+    """A recipe whose streams may lose these shares of their samples."""
+    from ..manifests.recipe import override_recipe
+
+    overrides = []
+    for text in max_failures:
+        name, _, share = text.rpartition("=")
+        try:
+            value = float(share)
+        except ValueError:
+            value = -1.0
+        if not 0 <= value <= 1:
+            raise UsageError(f"--max-failures {text}: expected a share from 0 to 1, such as 0.01 or photos=0.01")
+        streams = [recipe.stream(name)] if name else recipe.streams
+        overrides += [f"streams.{stream.name}.max_failures={value!r}" for stream in streams]
+    return override_recipe(recipe, overrides, origin)
 
 
 def parse_licenses(licenses: tuple[str, ...]) -> tuple[str, ...]:
@@ -224,7 +233,14 @@ def directions(
 @license_option
 @device_option
 @click.option("--out", help="Folder or bucket URL of the dataset.  [default: datasets/RECIPE]")
-@click.option("--stream", "stream_names", multiple=True, metavar="NAME", help="Build only this stream; repeatable.")
+@click.option(
+    "--stream",
+    "stream_names",
+    multiple=True,
+    metavar="NAME",
+    help="Build this stream alone, into a dataset that can be read and that later builds complete; repeatable.",
+)
+@max_failures_option
 @pool_options
 @click.option(
     "--dry-run", is_flag=True, help="Print shards, samples, bytes, device hours and free disk; write nothing."
@@ -232,9 +248,9 @@ def directions(
 @json_option
 def build_shards(
     recipe: str, overrides: tuple[str, ...], weights: str | None, allowed_code: str | None, inputs: tuple[str, ...],
-    licenses: tuple[str, ...], device: str, out: str | None, stream_names: tuple[str, ...], executor: str,
-    workers: int | None, workers_per_device: int, encoders: int | None, address: str | None, dry_run: bool,
-    as_json: bool,
+    licenses: tuple[str, ...], device: str, out: str | None, stream_names: tuple[str, ...],
+    max_failures: tuple[str, ...], executor: str, workers: int | None, workers_per_device: int, encoders: int | None,
+    address: str | None, dry_run: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Render every missing shard of RECIPE (a shipped name or a file) and write the dataset's manifest.
 
@@ -242,22 +258,26 @@ def build_shards(
     """
     from ..manifests.recipe import load_recipe
     from ..manifests.storage import Storage
-    from .shards.settle import driver_lock, gather, settle
+    from .shards.pool import Pool
 
     if as_json and not dry_run:
         raise UsageError("--json: only with --dry-run; manifest.json tells of what is built")
     pool = Pool(executor, workers, workers_per_device, encoders, address, device)
-    loaded = load_recipe(recipe, (*overrides, *parse_licenses(licenses)))
+    loaded = allow_failures(load_recipe(recipe, (*overrides, *parse_licenses(licenses))), max_failures, recipe)
     names = [loaded.stream(name).name for name in stream_names] or [stream.name for stream in loaded.streams]
     storage = Storage(out or f"datasets/{loaded.name}")
     own_device = pool.own_device()
     bound, reader = split_inputs(loaded, storage, parse_inputs(inputs))
+
+    from .shards.complete import complete, print_estimate
+    from .shards.settle import driver_lock, gather, settle
+
     ingredients = gather(loaded, weights, bound, dry_run, allowed_code)
     if dry_run:
-        _print_estimate(ingredients, storage, own_device, names, as_json)
+        print_estimate(ingredients, storage, own_device, names, as_json)
         return
     with driver_lock(storage):
-        _complete(settle(ingredients, storage, own_device), ingredients, names, pool, reader)
+        complete(settle(ingredients, storage, own_device), ingredients, names, pool, reader)
 
 
 @cli.command()
@@ -266,22 +286,31 @@ def build_shards(
 @code_option
 @input_option
 @device_option
+@max_failures_option
 @pool_options
 def repair(
-    dataset: str, weights: str | None, allowed_code: str | None, inputs: tuple[str, ...], device: str, executor: str,
-    workers: int | None, workers_per_device: int, encoders: int | None, address: str | None,
+    dataset: str, weights: str | None, allowed_code: str | None, inputs: tuple[str, ...], device: str,
+    max_failures: tuple[str, ...], executor: str, workers: int | None, workers_per_device: int, encoders: int | None,
+    address: str | None,
 ) -> None:  # fmt: skip
     """Make what is damaged in DATASET, and what was lost of it, again: those shards and files, and no others."""
     from ..manifests.dataset import load_dataset
-    from .shards.settle import driver_lock, gather, settle
+    from .shards.pool import Pool
 
     pool = Pool(executor, workers, workers_per_device, encoders, address, device)
     loaded = load_dataset(dataset)
-    bound, reader = split_inputs(loaded.recipe, loaded.storage, parse_inputs(inputs))
-    ingredients = gather(loaded.recipe, weights, bound, allowed_code=allowed_code)
+    recipe = allow_failures(loaded.recipe, max_failures, dataset)
+    bound, reader = split_inputs(recipe, loaded.storage, parse_inputs(inputs))
+
+    from .release.close import closed_streams
+    from .shards.complete import complete
+    from .shards.settle import driver_lock, gather, settle
+
+    ingredients = gather(recipe, weights, bound, allowed_code=allowed_code)
     with driver_lock(loaded.storage):
         settled = settle(ingredients, loaded.storage, pool.own_device())
-        _complete(settled, ingredients, [stream.name for stream in loaded.recipe.streams], pool, reader, refill=True)
+        names = closed_streams(settled) or [stream.name for stream in recipe.streams]
+        complete(settled, ingredients, names, pool, reader, refill=True)
 
 
 @cli.command()
@@ -291,10 +320,12 @@ def repair(
 @code_option
 @input_option
 @device_option
+@max_failures_option
 @pool_options
 def extend(
     dataset: str, overrides: tuple[str, ...], weights: str | None, allowed_code: str | None, inputs: tuple[str, ...],
-    device: str, executor: str, workers: int | None, workers_per_device: int, encoders: int | None, address: str | None,
+    device: str, max_failures: tuple[str, ...], executor: str, workers: int | None, workers_per_device: int,
+    encoders: int | None, address: str | None,
 ) -> None:  # fmt: skip
     """Add samples to DATASET, e.g. --set streams.interventional.latents_per_class=2000.
 
@@ -303,16 +334,20 @@ def extend(
     """
     from ..manifests.dataset import load_dataset
     from ..manifests.growth import grow_recipe
-    from .shards.settle import driver_lock, gather, settle
+    from .shards.pool import Pool
 
     pool = Pool(executor, workers, workers_per_device, encoders, address, device)
     loaded = load_dataset(dataset, growing=True)
-    recipe = grow_recipe(loaded.recipe, overrides, dataset)
+    recipe = allow_failures(grow_recipe(loaded.recipe, overrides, dataset), max_failures, dataset)
     bound, reader = split_inputs(recipe, loaded.storage, parse_inputs(inputs))
+
+    from .shards.complete import complete
+    from .shards.settle import driver_lock, gather, settle
+
     ingredients = gather(recipe, weights, bound, allowed_code=allowed_code)
     with driver_lock(loaded.storage):
         settled = settle(ingredients, loaded.storage, pool.own_device(), grow=True)
-        _complete(settled, ingredients, [stream.name for stream in recipe.streams], pool, reader)
+        complete(settled, ingredients, [stream.name for stream in recipe.streams], pool, reader)
 
 
 @cli.command()
@@ -327,9 +362,10 @@ def merge(datasets: tuple[str, ...], out: str, name: str | None, inputs: tuple[s
     """
     from ..manifests.console import ProgressDisplay, say_next, say_start
     from ..manifests.dataset import load_dataset
-    from ..manifests.manifest import MANIFEST, load_manifest
+    from ..manifests.manifest import MANIFEST
     from ..manifests.storage import Storage
     from .release import merge as merging
+    from .shards.complete import warn_of_scores
     from .shards.settle import driver_lock
 
     if len(datasets) < 2:
@@ -343,7 +379,7 @@ def merge(datasets: tuple[str, ...], out: str, name: str | None, inputs: tuple[s
         with ProgressDisplay("merge", "shards") as display:
             for done, _ in enumerate(merging.merge(loaded, merged), 1):
                 display.update(done, total)
-    _warn_of_scores(storage, load_manifest(storage))
+    warn_of_scores(storage)
     click.echo(f"manifest: {storage / MANIFEST}")
     say_next(["genint-pipeline", "verify", out])
 
@@ -374,47 +410,6 @@ def clean(dataset: str, dry_run: bool, as_json: bool) -> None:
     click.echo(f"{len(leftovers):,} files {verb}, {format_bytes(sum(leftovers.values()))}")
 
 
-@dataclass(frozen=True)
-class Pool:
-    """Where shards are made, as the command line says it."""
-
-    executor: str
-    workers: int | None
-    per_device: int
-    encoders: int | None
-    address: str | None
-    device: str
-
-    def __post_init__(self) -> None:
-        if self.executor == "ray":
-            from .shards.ray_executor import check_options
-
-            check_options(self.device, self.address)
-        elif self.address:
-            raise UsageError(f"--address {self.address}: only with --executor ray")
-
-    def own_device(self) -> str:
-        """This machine's device, which only settles the directions where a cluster does the work."""
-        from .shards.environment import check_device
-
-        return check_device(self.device if self.executor == "local" else "auto")
-
-    def worker_device(self) -> str:
-        return self.own_device() if self.executor == "local" else self.device
-
-    def start(self, settings: "WorkerSettings") -> "WorkerPool":
-        if self.executor == "ray":
-            from .shards.ray_executor import RayPool
-
-            pool = RayPool(settings, self.workers, self.address, _end_at_once, self.per_device, self.encoders)
-            if settings.device == "auto":
-                click.echo(f"--device auto: {pool.what}s of the cluster", err=True)
-            return pool
-        from .shards.executor import LocalPool
-
-        return LocalPool(settings, self.workers, self.per_device, self.encoders)
-
-
 def split_inputs(recipe: "Recipe", storage: "Storage", inputs: dict[str, str]) -> tuple[dict[str, str], str | None]:
     """What samples are made of, and apart from it the classifier that scores them, if one does."""
     from .release.score import choose_reader
@@ -424,310 +419,22 @@ def split_inputs(recipe: "Recipe", storage: "Storage", inputs: dict[str, str]) -
     return {name: place for name, place in inputs.items() if name != scorer or name in recipe.inputs()}, reader
 
 
-def _complete(
-    dataset: "Dataset", ingredients: "Ingredients", names: list[str], pool: Pool, reader: str | None,
-    refill: bool = False,
-) -> None:  # fmt: skip
-    """Make whatever a settled dataset lacks, and close it. refill: look at every byte, and try what was lost again.
-
-    reader: the classifier that scores the samples, if one does.
-    """
-    from ..manifests.console import format_bytes, say_next, say_start
-    from ..manifests.manifest import MANIFEST, preview_name
-    from .release.close import excess_failures, find_problems, release, reopen
-    from .release.preview import draw_previews
-    from .shards.estimate import warn_of_long_work
-    from .shards.settle import write_derived
-    from .shards.worker import WorkerSettings
-
-    storage, recipe = dataset.storage, dataset.recipe
-    label_reader = _open_reader(dataset, reader, pool.own_device()) if reader else None
-    lacking = find_problems(dataset) if storage.exists(MANIFEST) else []
-    sound: set[tuple[str, int]] = set()
-    if refill:
-        _drop_unsound(dataset, sound, refill=True)
-    complete = storage.exists(MANIFEST) and not lacking
-    if lacking:
-        for line in lacking[:5]:
-            click.echo(f"not complete: {shorten(line, LONGEST_MESSAGE)}", err=True)
-        reopen(storage)
-        write_derived(ingredients, storage)
-    worker_device = pool.worker_device()
-    settings = WorkerSettings(
-        storage.absolute,
-        dataset.entry.digest,
-        worker_device,
-        ingredients.weights,
-        ingredients.code,
-        ingredients.given_roots,
-    )
-    cores = pool.workers or count_cores()
-    for line in warn_of_long_work(dataset, names, worker_device, cores):
-        click.echo(f"warning: {line}", err=True)
-    lost_workers = 0
-    if not complete:
-        say_start(storage)
-    while not complete:
-        build = _build(dataset, names, lambda: pool.start(settings))
-        sound |= build.made
-        lost_workers += build.lost_workers
-        if set(names) != {stream.name for stream in recipe.streams}:
-            click.echo(f"built {', '.join(names)}; the manifest is written when every stream is there")
-            return
-        complete = not _drop_unsound(dataset, sound)
-    if label_reader is not None and not _is_scored(storage, label_reader):
-        _score(dataset, label_reader)
-        reopen(storage)
-    if storage.exists(MANIFEST):
-        click.echo("complete already")
-    else:
-        for name, sheet in draw_previews(dataset, names).items():
-            storage.write(name, sheet)
-        manifest = release(dataset, lost_workers)
-        _warn_of_scores(storage, manifest)
-        size = sum(stream.bytes for stream in manifest.streams)
-        count = sum(stream.samples for stream in manifest.streams)
-        click.echo(f"{count:,} samples in {sum(s.shards for s in manifest.streams):,} shards, {format_bytes(size)}")
-        for stream in manifest.streams:
-            for remark, number in sorted(stream.remarks.items()):
-                click.echo(f"stream {stream.name}: {number:,} of {stream.samples:,} samples {remark}")
-        lacking = find_problems(dataset)
-        if lacking:
-            raise GenintError(f"{storage}: {lacking[0]}{f' (and {len(lacking) - 1} more)' if lacking[1:] else ''}")
-    for name in names:
-        click.echo(f"contact sheet: {storage / preview_name(name)}")
-    click.echo(f"manifest: {storage / MANIFEST}")
-    excess = excess_failures(dataset)
-    if excess:
-        raise GenintError("; ".join(excess))
-    say_next(
-        "look at the contact sheets",
-        ["genint-pipeline", "verify", storage, "--rebuild", "1", *ingredients.flags],
-        *training_step(str(storage), recipe.streams),
-    )
-
-
-def training_step(dataset: str, streams: "Iterable[AnyStream]") -> list[list[str]]:
-    """The command that trains on a dataset, if it has natural images to train on."""
-    if any(stream.role == "natural" and stream.split == "train" for stream in streams):
-        return [["genint-train", "--shards", dataset, "--out", f"runs/{Path(dataset).name}"]]
-    return []
-
-
-def _open_reader(dataset: "Dataset", location: str, device: str) -> "LabelReader":
-    """A classifier that knows the dataset's classes. Raises UsageError for another."""
-    from .release.score import check_reader, open_reader
-
-    reader = open_reader(location, device)
-    check_reader(dataset, reader)
-    return reader
-
-
-def _is_scored(storage: "Storage", reader: "LabelReader") -> bool:
-    """Whether a finished dataset has the scores of this classifier."""
-    from ..manifests.manifest import MANIFEST, load_manifest
-
-    fidelity = load_manifest(storage).fidelity if storage.exists(MANIFEST) else None
-    return fidelity is not None and (fidelity.checkpoint, fidelity.checkpoint_sha256) == (reader.name, reader.sha256)
-
-
-def _score(dataset: "Dataset", reader: "LabelReader") -> None:
-    from ..manifests.console import ProgressDisplay
-    from .release.score import score
-
-    with ProgressDisplay("score", "samples") as display:
-        for progress in score(dataset, reader):
-            display.update(progress.done, progress.total, progress.stream)
-
-
-def _warn_of_scores(storage: "Storage", manifest: "Manifest") -> None:
-    """Say so where a dataset was closed without the scores that it had."""
-    from ..manifests.fidelity import CLASSIFIER
-
-    if manifest.fidelity is None and storage.exists(CLASSIFIER):
-        click.echo(
-            "warning: some shards have no scores of label fidelity, so the dataset has none; genint-pipeline score "
-            f"{storage} --checkpoint ... gives them to those",
-            err=True,
-        )
-
-
-def _build(dataset: "Dataset", names: list[str], start_pool: "Callable[[], WorkerPool]") -> "Build":
-    """Make the missing shards of these streams, with all that a user sees of it. Ends the command where it stops."""
-    from ..manifests.console import ProgressDisplay
-    from .shards.driver import Build
-
-    pool = start_pool()
-    build = Build(dataset, pool, names)
-    try:
-        with _interruptible(build), ProgressDisplay(dataset.recipe.name, "samples") as display:
-            for progress in build.run():
-                if progress.message:
-                    display.print(shorten(progress.message, LONGEST_MESSAGE))
-                    continue
-                note = f"{progress.done_shards:,} of {progress.total_shards:,} shards"
-                display.update(progress.done_samples, progress.total_samples, note)
-    except GenintError as error:
-        raise type(error)(f"{error}; to resume: {_this_command()}") from error
-    finally:
-        pool.close()
-    if build.stopping:
-        click.echo(f"interrupted; to resume: {_this_command()}", err=True)
-        sys.exit(130)
-    if build.faults:
-        (name, index), reason = next(iter(build.faults.items()))
-        raise GenintError(
-            f"{len(build.faults)} shards failed, first {name} shard {index}: {reason}; to try again: {_this_command()}"
-        )
-    return build
-
-
-def _drop_unsound(dataset: "Dataset", sound: set[tuple[str, int]], refill: bool = False) -> int:
-    """Check the shards of which nobody knows whether they are sound; the number of those that have to be made again."""
-    from ..manifests.console import ProgressDisplay
-    from .release.close import drop_unsound
-
-    total = sum(dataset.plan(stream.name).num_shards for stream in dataset.recipe.streams) - len(sound)
-    dropped = 0
-    with ProgressDisplay("check", "shards") as display:
-        for done, (shard, problem) in enumerate(drop_unsound(dataset, frozenset(sound), refill), 1):
-            if problem:
-                dropped += 1
-                display.print(shorten(f"{problem}; made again", LONGEST_MESSAGE))
-            else:
-                sound.add(shard)
-            display.update(done, total)
-    return dropped
-
-
-@contextmanager
-def _interruptible(build: "Build") -> Iterator[None]:
-    """Ctrl-C lets running shards finish; a second one stops at once."""
-
-    def on_signal(number: int, frame: object) -> None:
-        if build.stopping:
-            raise KeyboardInterrupt
-        build.stop()
-        click.echo("\nfinishing the running shards; Ctrl-C again stops at once", err=True)
-
-    previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-def _end_at_once(message: str) -> None:
-    """End from a thread while the main one may hang; what is on disk is whole at any time."""
-    print(f"error: {message}; to resume: {_this_command()}", file=sys.stderr, flush=True)
-    os._exit(1)
-
-
-def _this_command() -> str:
-    return mask_credentials(shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]]))
-
-
-def _print_estimate(
-    ingredients: "Ingredients", storage: "Storage", device: str, names: list[str], as_json: bool
-) -> None:
-    from ..manifests.console import format_bytes, format_seconds
-    from .shards.environment import describe_environment
-    from .shards.estimate import estimate_streams
-
-    if as_json:
-        rows = list(estimate_streams(ingredients, storage, device, names))
-        tree = {
-            "device": describe_environment(device).device,
-            "streams": [vars(row) for row in rows],
-            "bytes": sum(row.bytes for row in rows),
-            "device_seconds": sum(row.device_seconds for row in rows),
-            "free_bytes": storage.free_bytes(),
-            "timed_with_random_weights": ingredients.stand_ins,
-        }
-        click.echo(json.dumps(tree, indent=2))
-        return
-    click.echo(f"{'stream':20} {'samples':>12} {'shards':>8} {'bytes':>10} {'device time':>12}")
-    size = seconds = 0.0
-    for row in estimate_streams(ingredients, storage, device, names):
-        click.echo(
-            f"{row.name:20} {row.samples:>12,} {row.shards:>8,} {format_bytes(row.bytes):>10} "
-            f"{format_seconds(row.device_seconds):>12}"
-        )
-        size, seconds = size + row.bytes, seconds + row.device_seconds
-    free = storage.free_bytes()
-    click.echo(f"one device ({describe_environment(device).device}): {format_seconds(seconds)}")
-    if ingredients.stand_ins:
-        absent = ", ".join(ingredients.stand_ins)
-        click.echo(f"timed with random weights of the same shape for {absent}; bytes from a typical photograph")
-    click.echo(f"disk: {format_bytes(size)} needed, {format_bytes(free) if free is not None else 'unknown'} free")
-
-
 @cli.command()
 @click.argument("dataset", default="datasets/mini")
 @json_option
 def status(dataset: str, as_json: bool) -> None:
     """How far a dataset is, finished or under way."""
-    import time
-    from dataclasses import asdict
-
     from ..manifests.dataset import load_dataset
-    from ..manifests.lock import find_holder
-    from ..manifests.manifest import MANIFEST, load_manifest
-    from .release.close import RecordStore
-    from .release.progress import find_newest, measure_progress
-    from .shards.settle import LOCK
+    from .shards.status import read_status
 
-    loaded = load_dataset(dataset)
-    store = RecordStore(loaded.storage)
-    rows: list[dict[str, Any]] = []
-    plans = {stream.name: loaded.plan(stream.name) for stream in loaded.recipe.streams}
-    lacking = {name: store.missing_shards(name, plan.num_shards) for name, plan in plans.items()}
-    for name, plan in plans.items():
-        rows.append({"name": name, "shards": plan.num_shards, "missing": len(lacking[name])})
-        if not as_json:
-            click.echo(f"{name:20} {plan.num_shards - len(lacking[name]):>8,} of {plan.num_shards:,} shards")
-    missing = sum(row["missing"] for row in rows)
-    has_manifest = loaded.storage.exists(MANIFEST)
-    if has_manifest:
-        load_manifest(loaded.storage)  # raises where it is damaged
-    progress, holder = None, None
-    if not has_manifest:
-        newest = {name: find_newest(loaded.storage, plan) for name, plan in plans.items()}
-        progress = measure_progress(newest, plans, lacking, time.time())
-        holder = find_holder(loaded.storage.local_path(LOCK)) if loaded.storage.local else None
+    found = read_status(load_dataset(dataset))
     if as_json:
-        facts = {"streams": rows, "complete": has_manifest and not missing, "builder": holder}
-        click.echo(json.dumps(facts | {"progress": asdict(progress) if progress else None}, indent=2))
+        click.echo(json.dumps(asdict(found), indent=2))
         return
-    if not has_manifest:
-        click.echo("\n".join(_describe_progress(progress, holder, loaded.storage.local)))
-        return
-    click.echo(
-        f"not complete: its manifest is written, but {missing:,} shards are missing; build-shards makes them again"
-        if missing
-        else "complete: its manifest is written"
-    )
-
-
-def _describe_progress(progress: "Progress | None", holder: str | None, local: bool) -> Iterator[str]:
-    """Lines on a build that has no manifest yet."""
-    from ..manifests.console import format_seconds
-
-    if holder:
-        yield f"under way: {holder}"
-    else:
-        yield "stopped: no build runs here; the same command continues it" if local else "no manifest yet"
-    if progress is None:
-        yield "no shard has been finished since it began"
-        return
-    left = "time left unknown: a stream has no finished shard yet"
-    if progress.seconds_left is not None:
-        left = f"{format_seconds(progress.seconds_left)} left"
-    yield f"{progress.samples_per_second:,.1f} samples/s by {progress.workers:,.1f} workers, {left}"
-    yield f"last shard {format_seconds(progress.idle)} ago" + (
-        f"; {progress.lost:,} samples lost" if progress.lost else ""
-    )
+    for stream in found.streams:
+        click.echo(f"{stream.name:20} {stream.shards - stream.missing:>8,} of {stream.shards:,} shards")
+    for line in found.message.splitlines():
+        click.echo(shorten(line, LONGEST_MESSAGE))
 
 
 @cli.command()
@@ -760,6 +467,7 @@ def verify(
     from ..manifests.dataset import load_dataset
     from ..manifests.manifest import load_manifest
     from ..manifests.verification import other_files
+    from .release.close import excess_failures
 
     count = None if rebuild in (None, "all") else parse_count(rebuild)
     if report is not None and (rebuild is None or report.suffix != ".html" or not report.parent.is_dir()):
@@ -780,16 +488,24 @@ def verify(
         click.echo(f"signed by {signer}", err=as_json)
     manifest = load_manifest(loaded.storage, altered=True)
     shards, samples = _verify_bytes(loaded, manifest)
-    others = other_files(loaded, manifest.fidelity, has_card=manifest.version is not None)
-    found = {"streams": len(loaded.recipe.streams), "shards": shards, "samples": samples, "other_files": len(others)}
+    others = other_files(
+        loaded, [entry.name for entry in manifest.streams], manifest.fidelity, manifest.version is not None
+    )
+    found = {"streams": len(manifest.streams), "shards": shards, "samples": samples, "other_files": len(others)}
     click.echo(
         f"{found['streams']} streams, {shards:,} shards, {samples:,} samples and {len(others)} "
         "other files: every byte and every parameter as recorded, every record and the manifest as planned",
         err=as_json,
     )
+    if manifest.missing_streams:
+        click.echo(f"partial: {', '.join(manifest.missing_streams)} not made yet", err=as_json)
+    for excess in excess_failures(loaded):
+        warn(f"warning: {excess}; build-shards with {excess.flag} accepts the loss")
     again = _rebuild(loaded, manifest, count, device, weights, allowed_code, report, as_json) if rebuild else []
     if as_json:
-        click.echo(json.dumps({**found, "rebuilt": [vars(each) for each in again]}, indent=2, default=_name_shard))
+        missing = {"missing_streams": manifest.missing_streams} if manifest.missing_streams else {}
+        rebuilt = [vars(each) for each in again]
+        click.echo(json.dumps({**found, **missing, "rebuilt": rebuilt}, indent=2, default=_name_shard))
     failed = sum(not result.is_reproduced for result in again)
     if failed:
         raise GenintError(f"{failed} shards could not be made again as they were")
@@ -812,16 +528,17 @@ def _verify_bytes(dataset: "Dataset", manifest: "Manifest") -> tuple[int, int]:
     try:
         for problem in verify_manifest(dataset, manifest):
             problems[problem] = None
-        total = sum(dataset.plan(stream.name).num_shards for stream in dataset.recipe.streams)
+        names = [entry.name for entry in manifest.streams]
+        total = sum(dataset.plan(name).num_shards for name in names)
         with ProgressDisplay("verify", "shards") as display:
-            for checked in verify_shards(dataset):
+            for checked in verify_shards(dataset, names):
                 problems |= dict.fromkeys(checked.problems)
                 shards, samples = shards + 1, samples + checked.record.samples
                 display.update(shards, total)
     except FormatError as error:
         problems[str(error)] = None
     for problem in list(problems)[:20]:
-        click.echo(shorten(problem, LONGEST_MESSAGE), err=True)
+        warn(problem)
     if problems:
         raise GenintError(f"{dataset.storage}: {len(problems)} problems")
     return shards, samples
@@ -882,12 +599,13 @@ def score_command(dataset: str, checkpoint: str | None, device: str, as_json: bo
     from ..manifests.manifest import CARD, MANIFEST, load_manifest
     from .release.close import RecordStore, find_problems, release, reopen
     from .release.score import default_reader, describe_scores, tabulate_scores
+    from .shards.complete import is_scored, open_label_reader, score_samples
     from .shards.environment import check_device
     from .shards.settle import driver_lock
 
     loaded = load_dataset(dataset)
     storage = loaded.storage
-    reader = _open_reader(loaded, checkpoint or default_reader(loaded), check_device(device))
+    reader = open_label_reader(loaded, checkpoint or default_reader(loaded), check_device(device))
     lost_workers = 0
     if storage.exists(MANIFEST):
         for problem in find_problems(loaded)[:1]:
@@ -898,9 +616,9 @@ def score_command(dataset: str, checkpoint: str | None, device: str, as_json: bo
         if len(store.missing_shards(stream.name, loaded.plan(stream.name).num_shards)):
             raise UsageError(f"{dataset}: not finished: stream {stream.name} lacks shards; build-shards makes them")
     with driver_lock(storage):
-        if not _is_scored(storage, reader):
+        if not is_scored(storage, reader):
             say_start(storage)
-            _score(loaded, reader)
+            score_samples(loaded, reader)
             reopen(storage)
             release(loaded, lost_workers)
     if as_json:
@@ -927,14 +645,13 @@ def sign(dataset: str, key: Path | None, certificate: Path | None, chain: tuple[
     """
     from ..manifests.dataset import load_dataset
     from ..manifests.manifest import SIGNATURE
-    from .release.close import find_problems
+    from .release.close import require_whole
     from .release.signature import Signer, sign_manifest
 
     if keyless == (key is not None) or (certificate is not None and key is None) or (chain and certificate is None):
         raise UsageError("expected --key FILE, --key FILE and --certificate FILE, or --keyless")
     loaded = load_dataset(dataset)
-    for problem in find_problems(loaded)[:1]:
-        raise GenintError(f"{dataset}: {problem}; nothing is signed that is not sound")
+    require_whole(loaded)
     sign_manifest(loaded.storage, Signer(key, os.environ.get("GENINT_KEY_PASSWORD"), certificate, chain))
     click.echo(f"signature: {loaded.storage / SIGNATURE}")
 
@@ -958,11 +675,13 @@ def publish(dataset: str, place: str, licenses: tuple[str, ...], accept_terms: b
     from ..manifests.recipe import override_recipe
     from ..manifests.storage import Storage
     from .release import publish as publishing
+    from .release.close import require_whole
 
     loaded = load_dataset(dataset)
     manifest = load_manifest(loaded.storage)
     if manifest.version is None:
         raise FormatError(f"{dataset}: of before version 0.2; build-shards with its recipe brings it up to date")
+    require_whole(loaded)
     recipe = override_recipe(loaded.recipe, parse_licenses(licenses), dataset)
     publishing.check_terms(recipe, accept_terms)
     if recipe != loaded.recipe:
@@ -1004,9 +723,9 @@ def fetch(url: str, folder: str, stream_names: tuple[str, ...]) -> None:
     The same command continues what was interrupted.
     """
     from ..manifests.console import ProgressDisplay, say_next, say_start
-    from ..manifests.manifest import load_dataset_recipe
     from ..manifests.storage import Storage
     from .release import fetch as fetching
+    from .release.close import training_step
     from .shards.settle import driver_lock
 
     source = Storage(f"hf://datasets/{url.removeprefix('hf:')}" if url.startswith("hf:") else url)
@@ -1022,7 +741,7 @@ def fetch(url: str, folder: str, stream_names: tuple[str, ...]) -> None:
     click.echo(f"fetched: {target}{f' (without {left_out})' if left_out else ''}")
     if not left_out:
         say_next(["genint-pipeline", "verify", folder])
-    say_next(*training_step(folder, load_dataset_recipe(target).streams))
+    say_next(*training_step(folder, wanted))
 
 
 @cli.command()

@@ -13,6 +13,10 @@ import time
 from pathlib import Path
 
 import pytest
+from genint.manifests.api import open_stream
+from genint.manifests.manifest import load_manifest
+from genint.manifests.storage import Storage
+from genint.train.cli import main as train
 
 DRIVER = [sys.executable, "-c", "from genint.pipeline.cli import main; main()", "build-shards"]
 
@@ -87,7 +91,8 @@ def test_a_shard_that_cannot_be_made_fails_the_build_by_name_and_spares_the_othe
     assert "1 shards failed, first observational shard 1: IsADirectoryError" in result.err
     assert "to try again: genint-pipeline build-shards" in result.err
     assert len([path for path in out.rglob("*.tar") if path.is_file()]) == 9
-    assert not (out / "manifest.json").exists()
+    # What was whole before stays so for readers.
+    assert [stream.name for stream in load_manifest(Storage(out)).streams] == ["natural"]
 
 
 def test_what_a_killed_driver_left_is_not_taken_for_a_shard(tmp_path, tiny_recipe, run_cli, reference):
@@ -142,15 +147,40 @@ def test_other_weights_are_refused(tmp_path, tiny_recipe, run_cli, reference):
     assert "generator weights" in result.err
 
 
-def test_one_stream_can_be_built_alone_and_the_manifest_waits_for_the_rest(tmp_path, tiny_recipe, run_cli, reference):
+def test_one_stream_built_alone_is_a_dataset_that_can_be_read_and_completed(
+    tmp_path, tiny_recipe, run_cli, run_main, reference, caplog
+):
     out = tmp_path / "dataset"
-    result = run_cli("build-shards", tiny_recipe, "--out", out, "--stream", "interventional", "--workers", 1)
-    assert result.exit_code == 0
+    one = ["build-shards", tiny_recipe, "--out", out, "--stream", "interventional", "--workers", 1]
+    result = run_cli(*one)
+    assert result.exit_code == 0, result.err
+    assert "partial: natural, observational not made yet" in result.out
     assert len(list(out.rglob("*.tar"))) == 4
-    assert not (out / "manifest.json").exists()
-    assert "4 of 4 shards" in run_cli("status", out).out
+    assert "complete already" in run_cli(*one).out
+
+    # Readers take it, and say what is missing where that is asked for.
+    assert "partial: natural, observational not made yet" in run_cli("status", out).out
+    verified = run_cli("verify", out)
+    assert verified.exit_code == 0 and "1 streams, 4 shards, 60 samples" in verified.out, verified.err
+    assert len(open_stream(str(out), "interventional")) == 60
+    described = run_main(train, "--shards", out, "--dry-run", "--set", "batch_sizes.int=10")
+    assert described.exit_code == 0 and "interventional                60 images  int" in described.out, described.err
+    assert caplog.text.count("streams that are not made yet: natural, observational") == 1
+    asked = run_main(train, "--shards", out, "--dry-run", "--streams", "observational")
+    assert asked.exit_code == 2 and "stream 'observational' is not made yet" in asked.err
+    for words in (["sign", out, "--keyless"], ["merge", out, out, "--out", tmp_path / "merged"]):
+        refused = run_cli(*words)
+        assert refused.exit_code == 2 and "not made yet: natural, observational" in refused.err
+    assert run_cli("repair", out, "--workers", 1).out.count("contact sheet") == 1
+
+    # Another stream joins; at last it is the whole, to the byte.
+    kept = (out / "interventional" / "0000" / "interventional-0000000.tar").stat().st_mtime_ns
+    assert run_cli(*one[:-3], "natural", "--workers", 1).exit_code == 0
+    assert [stream.name for stream in load_manifest(Storage(out)).streams] == ["natural", "interventional"]
+    assert run_cli("verify", out).exit_code == 0
     assert run_cli("build-shards", tiny_recipe, "--out", out, "--workers", 1).exit_code == 0
     assert sums(out) == sums(reference)
+    assert (out / "interventional" / "0000" / "interventional-0000000.tar").stat().st_mtime_ns == kept
 
 
 def test_a_second_driver_is_refused_while_the_first_works(tmp_path, tiny_recipe, run_cli):
@@ -246,7 +276,7 @@ def test_non_finite_pixels_leave_a_hole_with_its_reason_and_fail_the_build(tmp_p
     out = tmp_path / "dataset"
     result = run_cli("build-shards", tiny_recipe, "--out", out, "--weights", weights, "--workers", 1)
     assert result.exit_code == 1
-    assert "stream observational: 3 of 30 samples lost (3 non-finite pixels, first " in result.err
+    assert "stream observational: 3 of 30 samples lost (3 non-finite pixels" in result.err
     manifest = json.loads((out / "manifest.json").read_text())
     entry = next(stream for stream in manifest["streams"] if stream["name"] == "observational")
     assert entry["failures"] == {"non-finite pixels": 3}

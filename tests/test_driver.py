@@ -10,8 +10,9 @@ import pytest
 import torch
 from genint.manifests.dataset import Dataset
 from genint.manifests.errors import FormatError, GenintError
-from genint.manifests.manifest import Record
+from genint.manifests.manifest import Record, shard_name
 from genint.manifests.recipe import load_recipe
+from genint.manifests.shard import ShardWriter
 from genint.manifests.storage import Storage
 from genint.pipeline.shards import driver, executor
 from genint.pipeline.shards.driver import Build
@@ -49,7 +50,7 @@ class ThreadWorker:
         assert self.place is not None
         self._pool.tried.append((task.stream, task.shard_index, self.place))
         self._pool.make(self.place, task)
-        return Record.model_construct(stream=task.stream, shard_index=task.shard_index)
+        return Record.model_construct(stream=task.stream, shard_index=task.shard_index, seconds=2.0, samples=4)
 
     def close(self) -> None:
         self._thread.shutdown()
@@ -312,3 +313,33 @@ def test_encoders_are_as_many_as_the_cores_allow_or_as_asked(
     monkeypatch.setattr(executor, "count_cores", lambda: cores)
     pool = LocalPool(WorkerSettings("", "", "cuda"), workers, encoders=asked)
     assert pool._settings.encoders == encoders
+
+
+def test_a_build_tells_how_it_comes_on_while_a_shard_is_made(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(driver, "LOOK_EVERY", 0.01)
+    going_on = threading.Event()
+
+    def make(place: Place, task: Task) -> None:
+        if not going_on.is_set():  # the first shard: a half of it is written, and then nothing happens for a while
+            with ShardWriter(dataset.storage.local_path(shard_name(task.stream, task.shard_index))) as shard:
+                for i in range(5):
+                    shard.add(f"{task.stream}-{i}", {"cls": b"0", "png": bytes(20_000)})
+                shard.add("buffered", {"cls": b"0"})
+                going_on.wait(60)
+                raise BrokenExecutor("its files go with it")
+
+    seen = []
+    for progress in Build(dataset, ThreadPool([GOOD], make), ["natural", "observational"]).run():
+        seen.append(progress)
+        if progress.done_samples >= 5:
+            going_on.set()
+    first = next(progress for progress in seen if progress.done_samples >= 5)
+    assert (first.done_shards, first.done_samples) == (0, 5)
+    assert first.left.not_measured == ("observational",) and first.left.seconds > 0
+    assert "about" in str(first.left) and str(first.left).endswith(" left and observational not measured yet")
+    # What a sample costs is learnt from shards that are made: 2 s for 4 samples. The lost shard's 20 come last.
+    last = next(progress for progress in seen if progress.done_shards == 5)
+    assert (last.left.seconds, last.left.not_measured) == (10.0, ())
+    assert seen[-1].done_samples == 90

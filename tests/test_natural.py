@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import struct
 import warnings
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from genint.manifests.dataset import load_dataset
 from genint.manifests.errors import GenintError, RecipeError, UsageError
 from genint.manifests.inputs import Listing, imagenet_wnids, list_images
 from genint.manifests.manifest import Failure, load_manifest, read_records
@@ -345,8 +347,8 @@ def test_every_kind_of_trouble_is_a_hole_with_reason_and_path(
     result = build()
     assert result.exit_code == 1
     assert "stream photos: 6 of 18 samples lost" in result.err
-    assert "1 image too large, 1 unreadable file, 4 unreadable image, first " in result.err
-    assert any(f"first {path}: " in result.err for path in expected)
+    assert "1 image too large, 1 unreadable file, 4 unreadable image; " in result.err
+    assert sum(f"{path}: " in result.err for path in expected) == 3 and ", 3 more)" in result.err
     assert "max_failures = 0.001" in result.err
 
     failures = read_failures(tmp_path / "dataset")
@@ -367,14 +369,38 @@ def test_every_kind_of_trouble_is_a_hole_with_reason_and_path(
 
 def test_losses_within_max_failures_are_no_error(build: RunCli, photos: Path, tmp_path: Path) -> None:
     damage(photos)
-    assert build("--set", "streams.photos.max_failures=0.34").exit_code == 0
+    assert build("--max-failures", "0.34").exit_code == 0
     assert len(read_failures(tmp_path / "dataset")) == 6
 
 
-def test_finished_dataset_with_too_many_holes_fails_again_when_built_again(build: RunCli, photos: Path) -> None:
+def test_loss_is_accepted_by_the_flag_that_the_error_names_and_nothing_is_made_again(
+    build: RunCli, run_cli: RunCli, photos: Path, tmp_path: Path
+) -> None:
     damage(photos)
+    dataset = tmp_path / "dataset"
     assert build().exit_code == 1
+    times = {path: path.stat().st_mtime_ns for path in dataset.rglob("*.tar")}
+    failed = build()
+    assert failed.exit_code == 1
+    flag = re.search(r"--max-failures (photos=[0-9.]+);", failed.err)
+    assert flag, failed.err
+    assert "not complete: stream photos: 6 of 18 samples lost" in run_cli("status", dataset).out
+    assert f"--max-failures {flag[1]} accepts the loss" in run_cli("verify", dataset).err
+
+    assert build("--max-failures", flag[1]).exit_code == 0
+    assert "complete: " in run_cli("status", dataset).out.splitlines()[-1]
+    verified = run_cli("verify", dataset)
+    assert verified.exit_code == 0 and not verified.err.count("lost")
+    assert {path: path.stat().st_mtime_ns for path in dataset.rglob("*.tar")} == times
+    assert load_dataset(str(dataset)).recipe.streams[0].max_failures == float(flag[1].partition("=")[2])
+    # It is the command's, and may change again.
     assert build().exit_code == 1
+
+
+@pytest.mark.parametrize("value", ["2", "-0.1", "photos=all", "phtos=0.1", "nan"])
+def test_max_failures_is_a_share_of_a_stream_that_is_there(build: RunCli, tmp_path: Path, value: str) -> None:
+    assert build("--max-failures", value).exit_code == 2
+    assert not (tmp_path / "dataset").exists()
 
 
 def test_shard_of_holes_only_is_an_empty_tar(build: RunCli, run_cli: RunCli, photos: Path, tmp_path: Path) -> None:

@@ -60,10 +60,14 @@ def test_status_says_how_fast_a_build_goes_and_whether_one_runs(
 ) -> None:
     out = tmp_path / "dataset"
     assert run_cli("build-shards", tiny_recipe, "--stream", "natural", "--out", out, "--workers", 1).exit_code == 0
+    for shard in range(4):  # a folder stands where each shard of another stream should go
+        (out / "interventional" / "0000" / f"interventional-000000{shard}.tar" / "in-the-way").mkdir(parents=True)
+    assert run_cli("build-shards", tiny_recipe, "--out", out, "--workers", 1).exit_code == 1
     stopped = run_cli("status", out).out
     assert "stopped: no build runs here" in stopped and "3 of 3 shards" in stopped
     assert "samples/s by" in stopped and "time left unknown: a stream has no finished shard yet" in stopped
-    (record, *_) = (out / "records" / "natural").rglob("*.json")
+    assert "it ended: no worker can make a shard: IsADirectoryError" in stopped
+    (record, *_) = (out / "records" / "observational").rglob("*.json")
     whole = record.read_bytes()
     record.write_bytes(whole[:50])
     assert run_cli("status", out).exit_code == 1

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..manifests.console import LONGEST_MESSAGE, command_arguments, exit_codes
+from ..manifests.commands import Command, json_option, run_program
 from ..manifests.errors import UsageError, mask_credentials, shorten
 
 if TYPE_CHECKING:
@@ -23,30 +23,12 @@ last two everything is saved, and the same command goes on. Several processes: t
 genint-train ... Presets: `genint-train presets` lists them, `genint-train presets NAME` prints one."""
 
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON in place of a table.")
-
-
 def main() -> None:
-    """Run the command line; a user's mistake is one line and an exit code, never a traceback."""
-    with exit_codes():
-        try:
-            arguments = command_arguments()
-            if arguments[:1] == ["presets"]:
-                code = presets(arguments[1:], "genint-train presets", standalone_mode=False)
-            else:
-                code = train(arguments, standalone_mode=False)
-        except click.ClickException as error:
-            if len(error.format_message()) > LONGEST_MESSAGE:
-                raise UsageError(error.format_message()) from error
-            error.show()
-            sys.exit(error.exit_code)
-        except click.Abort as error:
-            raise KeyboardInterrupt from error
-        if code:
-            sys.exit(code)
+    """Run the command line."""
+    run_program(lambda words: (presets, "genint-train presets") if words[:1] == ["presets"] else (train, None))
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("name", required=False)
 @click.option("--differences", is_flag=True, help="What each says of where the paper and its released code disagree.")
 @json_option
@@ -81,7 +63,11 @@ def presets(name: str | None, differences: bool, as_json: bool) -> None:
         click.echo(line)
 
 
-@click.command(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.command(
+    cls=Command,
+    epilog=EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
 @click.option("--shards", multiple=True, metavar="DIR", help="A dataset of genint-pipeline; repeatable.")
 @click.option(
     "--imagenet",
@@ -97,6 +83,15 @@ def presets(name: str | None, differences: bool, as_json: bool) -> None:
 @click.option("--steps", type=click.IntRange(min=1), help="Steps of each stage.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Epochs of each stage.")
 @click.option("--streams", metavar="A,B", help="Train on these streams; by default on all of split train that fit.")
+@click.option("--classes", metavar="A,B", help="Train on these classes alone, by name, wnid or number.")
+@click.option(
+    "--class-map",
+    "class_map",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help='Which classes are the same: TOML tables [STREAM] of "its class" = "class of the run", or CSV with columns '
+    "stream, class, run_class.",
+)
 @click.option("--lambda-int", type=click.FloatRange(min=0), help="Weight of generated images in equation 1.")
 @click.option("--lambda-transfer", type=click.FloatRange(min=0), help="Weight of transferred images in equation 1.")
 @click.option(
@@ -182,6 +177,8 @@ def train(
     steps: int | None,
     epochs: int | None,
     streams: str | None,
+    classes: str | None,
+    class_map: Path | None,
     lambda_int: float | None,
     lambda_transfer: float | None,
     lambda_counterfactual: float | None,
@@ -212,6 +209,7 @@ def train(
 
     The same command continues what was interrupted.
     """
+    from .class_map import load_class_map
     from .configuration import load_configuration
 
     if as_json and not dry_run:
@@ -224,6 +222,8 @@ def train(
         "steps": steps,
         "epochs": epochs,
         "streams": names,
+        "classes": classes.split(",") if classes else None,
+        "class_map": load_class_map(class_map) if class_map else None,
         "lambda_int": lambda_int,
         "lambda_transfer": lambda_transfer,
         "lambda_counterfactual": lambda_counterfactual,
@@ -271,7 +271,7 @@ def _train(
     configuration: "Configuration", inputs: "Inputs", out: Path, device: str, settings: "Settings", note: str | None,
     shards: tuple[str, ...],
 ) -> int:  # fmt: skip
-    from ..manifests.console import ProgressDisplay, say_next, say_start
+    from ..manifests.console import ProgressDisplay, say, say_next, say_start, warn
     from .distributed import LostRank, join
     from .trainer import describe_line
     from .trainer import train as train_steps
@@ -292,7 +292,7 @@ def _train(
             return 0
         say_start(out)
         for line in (note, *first.notes) if note else first.notes:
-            click.echo(line, err=True)
+            say(line)
         with ProgressDisplay("train", "steps") as display:
             if first.step:
                 display.print(f"{out}: goes on at step {first.step:,} of {first.steps:,}")
@@ -308,7 +308,7 @@ def _train(
                 display.update(report.step, report.steps, progress)
         if stopped:
             name = signal.Signals(stopped).name
-            click.echo(f"stopped by {name} at step {report.step:,}, saved; to go on: {_command()}", err=True)
+            warn(f"stopped by {name} at step {report.step:,}, saved; to go on: {_command()}")
             return 128 + stopped
         click.echo(f"checkpoint: {out / 'last.pt'}")
         measure = ["genint-evaluate", "run", "--checkpoint", str(out), "--out", f"reports/{out.name}"]

@@ -67,7 +67,7 @@ class StreamImages:
 
 
 def open_stream(dataset: Dataset, stream: str) -> StreamSamples:
-    """Access to a stream of a finished dataset. Raises FormatError with the known names."""
+    """Access to a stream of a finished dataset. Raises UsageError with the known names."""
     return StreamSamples(dataset.storage, load_manifest(dataset.storage).stream(stream))
 
 

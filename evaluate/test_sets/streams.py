@@ -205,6 +205,8 @@ def open_streams(location: str, where: str) -> list[StreamSet]:
         url, stream = location, ""
     storage = Storage(url)
     manifest = load_manifest(storage)
+    if stream in manifest.missing_streams:
+        manifest.find_stream(stream, f"{where}: dataset {manifest.name!r}")  # says how it is made
     entries = [entry for entry in manifest.streams if entry.name == stream or not stream]
     if not stream:
         entries = [entry for entry in entries if entry.split == "test" and entry.role == "natural"]

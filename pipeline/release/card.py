@@ -82,7 +82,7 @@ def make_readme(dataset: Dataset, streams: Sequence[StreamEntry], scores: Collec
 {recipe.notes.strip() or "Built with genint."}
 
 {_version(recipe)}
-
+{_missing(recipe, streams)}
 | stream | source | role | split | samples | shards | MB | lost | licence |
 |---|---|---|---|---|---|---|---|---|
 {rows}
@@ -179,6 +179,11 @@ def _version(recipe: Recipe) -> str:
     creators = f" by {', '.join(card.creators)}" if card.creators else ""
     places = [card.url, f"https://doi.org/{card.doi}" if card.doi else ""]
     return f"Version {recipe.data_version}{date}{creators}.{''.join(f' <{place}>' for place in places if place)}"
+
+
+def _missing(recipe: Recipe, streams: Sequence[StreamEntry]) -> str:
+    missing = [stream.name for stream in recipe.streams if stream.name not in {entry.name for entry in streams}]
+    return f"\nA part: streams that are not made yet: {', '.join(missing)}.\n" if missing else ""
 
 
 def _origins(recipe: Recipe) -> str:

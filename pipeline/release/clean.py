@@ -15,18 +15,18 @@ def find_leftovers(dataset: Dataset) -> Iterator[tuple[str, int]]:
     finished dataset the records that its manifest's parts hold and scores that it does not know. To be removed by who
     holds the dataset's lock."""
     storage = dataset.storage
-    finished = storage.exists(MANIFEST)
+    manifest = load_manifest(storage) if storage.exists(MANIFEST) else None
+    finished = {entry.name for entry in manifest.streams} if manifest else set()
     yield from _half_written(storage, "")
     for stream in dataset.recipe.streams:
         plan = dataset.plan(stream.name)
-        if finished:
+        if stream.name in finished:
             yield from _below(storage, f"{RECORDS}/{stream.name}")
         else:
             yield from _uncommitted(storage, plan)
-    if finished:
-        manifest = load_manifest(storage)
-        if manifest.fidelity is None:
-            yield from _below(storage, FIDELITY)
+    if manifest and manifest.fidelity is None:
+        yield from _below(storage, FIDELITY)
+    if manifest and not manifest.missing_streams:
         known = {f"{key}.json" for key in manifest.environments}
         for name, size in storage.sizes(f"{RECORDS}/environments").items():
             if name not in known and size is not None and not LEFTOVER.search(name):

@@ -1,17 +1,20 @@
 """Close a dataset: compact the records, list the digests, write the card, and last of all the manifest."""
 
 import hashlib
+import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import PurePosixPath
+from itertools import islice
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...manifests.dataset import PLAN, Dataset
-from ...manifests.errors import FormatError, shorten
+from ...manifests.errors import FormatError, UsageError, shorten
 from ...manifests.fidelity import TABLE, Collected, collect_scores, load_scorer, make_table, scores_sums
 from ...manifests.manifest import (
     FOLDER_SIZE,
@@ -66,10 +69,23 @@ class RecordStore:
                         array[int(match[1])] = True
         return np.flatnonzero(~(recorded & present))
 
-    def reopen(self) -> None:
-        """The dataset is not complete (any more): take the mark of completeness away before anything changes."""
+    def reopen(self, streams: Collection[str] | None = None) -> None:
+        """The dataset is not complete (any more): take the mark of completeness away before anything changes.
+
+        streams: those that change; a manifest that has none of them stays.
+        """
+        if streams is not None and self._storage.exists(MANIFEST):
+            with suppress(FormatError):  # a damaged one goes
+                manifest = load_manifest(self._storage, altered=True)
+                if {entry.name for entry in manifest.streams}.isdisjoint(streams):
+                    return
         self._storage.remove(SIGNATURE)
         self._storage.remove(MANIFEST)
+
+    def whole_streams(self, dataset: Dataset) -> list[str]:
+        """Names of the streams of which no shard is missing."""
+        plans = [dataset.plan(stream.name) for stream in dataset.recipe.streams]
+        return [p.stream.name for p in plans if not len(self.missing_shards(p.stream.name, p.num_shards))]
 
     def records(self, plan: StreamPlan) -> Iterator[list[Record]]:
         """All records in shard order, in the lists that become parts. Memory does not grow with the dataset."""
@@ -104,7 +120,7 @@ class RecordStore:
                 except FormatError as error:
                     problem = str(error)
                 if problem:
-                    self.reopen()
+                    self.reopen([name])
                     self._storage.remove(record_name(name, shard_index))
                     self._storage.remove(shard_name(name, shard_index))
                 yield (name, shard_index), problem
@@ -150,13 +166,13 @@ class RecordStore:
 
 
 def drop_unsound(
-    dataset: Dataset, sound: Set[tuple[str, int]], refill: bool = False
+    dataset: Dataset, streams: Sequence[str], sound: Set[tuple[str, int]], refill: bool = False
 ) -> Iterator[tuple[tuple[str, int], str]]:
-    """`RecordStore.drop_unsound` of every stream; a finished dataset is one under way from the first that goes."""
+    """`RecordStore.drop_unsound` of these streams; a finished dataset is one under way from the first that goes."""
     _restore_environments(dataset.storage)
     store = RecordStore(dataset.storage)
-    for stream in dataset.recipe.streams:
-        yield from store.drop_unsound(dataset.plan(stream.name), dataset, sound, refill)
+    for name in streams:
+        yield from store.drop_unsound(dataset.plan(name), dataset, sound, refill)
 
 
 def find_problems(dataset: Dataset) -> list[str]:
@@ -165,6 +181,26 @@ def find_problems(dataset: Dataset) -> list[str]:
         return [*verify_manifest(dataset, load_manifest(dataset.storage, altered=True))]
     except FormatError as error:
         return [str(error)]
+
+
+def closed_streams(dataset: Dataset) -> list[str]:
+    """Names of the streams of a dataset's manifest; none where there is no manifest that can be read."""
+    try:
+        return [entry.name for entry in load_manifest(dataset.storage, altered=True).streams]
+    except FormatError:
+        return []
+
+
+def require_whole(dataset: Dataset) -> None:
+    """Raise UsageError where a dataset is not complete, or streams of its recipe are not made yet."""
+    for problem in find_problems(dataset)[:1]:
+        raise UsageError(f"{dataset.storage}: {problem}; genint-pipeline repair {dataset.storage} mends it")
+    missing = load_manifest(dataset.storage).missing_streams
+    if missing:
+        raise UsageError(
+            f"{dataset.storage}: streams that are not made yet: {', '.join(missing)}; the command that built the "
+            "others makes them, without --stream"
+        )
 
 
 def reopen(storage: Storage) -> None:
@@ -182,22 +218,24 @@ def _restore_environments(storage: Storage) -> None:
                 storage.write(name, content)
 
 
-def release(dataset: Dataset, lost_workers: int = 0) -> Manifest:
+def release(dataset: Dataset, lost_workers: int = 0, streams: Sequence[str] | None = None) -> Manifest:
     """Write everything that closes a dataset whose shards are all there; the manifest comes last.
 
-    Raises FormatError where a shard is not what its record says; that shard is made again by the next build.
+    streams: those that are there, where others of the recipe are not made yet. Raises FormatError where a shard is not
+    what its record says; that shard is made again by the next build.
     """
     storage, recipe, entry = dataset.storage, dataset.recipe, dataset.entry
+    names = [stream.name for stream in recipe.streams if streams is None or stream.name in streams]
     store = RecordStore(storage)
     with storage.replacing(SUMS) as sums_path:
         with open(sums_path, "w") as sums:
-            plans = (dataset.plan(stream.name) for stream in recipe.streams)
+            plans = (dataset.plan(name) for name in names)
             closed = [_close_stream(store, storage, plan, sums.write) for plan in plans]
             entries = [total.entry() for total in closed]
             scores = _close_scores(dataset, entries)
             write_card(dataset, entries, scores)
             fidelity = scores.fidelity if scores else None
-            for name in other_files(dataset, fidelity):
+            for name in other_files(dataset, names, fidelity):
                 sums.write(f"{storage.sha256(name)}  {name}\n")
             for digest, name in scores_sums(storage, fidelity):
                 sums.write(f"{digest}  {name}\n")
@@ -215,6 +253,7 @@ def release(dataset: Dataset, lost_workers: int = 0) -> Manifest:
         environments=store.environments(set().union(*(total.environments for total in closed))),
         streams=entries,
         fidelity=fidelity,
+        missing_streams=[stream.name for stream in recipe.streams if stream.name not in names],
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         shard_seconds=round(sum(total.seconds for total in closed), 1),
         retried_shards=sum(total.retried for total in closed),
@@ -222,8 +261,8 @@ def release(dataset: Dataset, lost_workers: int = 0) -> Manifest:
     )
     # Written last: a manifest on disk means that every shard is complete.
     storage.write(MANIFEST, manifest.to_json())
-    for stream in recipe.streams:
-        store.clear(stream.name)
+    for name in names:
+        store.clear(name)
     return manifest
 
 
@@ -280,18 +319,57 @@ def _restore_index(storage: Storage, record: Record) -> None:
         storage.write(name, content)
 
 
-def excess_failures(dataset: Dataset) -> list[str]:
-    """Streams of a finished dataset that lost more samples than their recipe allows, each as one line."""
-    manifest = load_manifest(dataset.storage)
-    lines = []
-    for stream, entry in zip(dataset.recipe.streams, manifest.streams, strict=True):
-        lost = sum(entry.failures.values())
-        if lost > stream.max_failures * (entry.samples + lost):
-            reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(entry.failures.items()))
-            failures = (failure for record in read_records(dataset.storage, entry) for failure in record.failures)
-            first = next((f", first {shorten(failure.detail)}" for failure in failures if failure.detail), "")
-            lines.append(
-                f"stream {stream.name}: {lost} of {entry.samples + lost} samples lost ({reasons}{first}), "
-                f"more than max_failures = {stream.max_failures}"
-            )
-    return lines
+def training_step(dataset: str, streams: Iterable[StreamEntry]) -> list[list[str]]:
+    """The command that trains on a dataset, if it has natural images to train on."""
+    if any(stream.role == "natural" and stream.split == "train" for stream in streams):
+        return [["genint-train", "--shards", dataset, "--out", f"runs/{Path(dataset).name}"]]
+    return []
+
+
+# Samples that a message names of those that were lost.
+NAMED_LOSSES = 3
+
+
+@dataclass(frozen=True)
+class Excess:
+    """A stream of a finished dataset that lost more samples than its recipe allows."""
+
+    stream: str
+    lost: int
+    count: int
+    allowed: float
+    described: str
+
+    def __str__(self) -> str:
+        return (
+            f"stream {self.stream}: {self.lost} of {self.count} samples lost ({self.described}), more than "
+            f"max_failures = {self.allowed}"
+        )
+
+    @property
+    def flag(self) -> str:
+        """The flag that accepts the loss."""
+        return f"--max-failures {self.stream}={self._share}"
+
+    @property
+    def _share(self) -> float:
+        """What `max_failures` would have to be, in three digits after the point, or as many as it takes."""
+        exact = self.lost / self.count
+        scale = 10.0 ** max(3, math.ceil(-math.log10(exact)) + 1)
+        return max(exact, math.ceil(exact * scale) / scale)
+
+
+def excess_failures(dataset: Dataset) -> list[Excess]:
+    """What a finished dataset has lost beyond what its recipe allows."""
+    found = []
+    for entry in load_manifest(dataset.storage).streams:
+        lost, allowed = sum(entry.failures.values()), dataset.recipe.stream(entry.name).max_failures
+        if not lost or lost / (entry.samples + lost) <= allowed:
+            continue
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(entry.failures.items()))
+        failures = (failure for record in read_records(dataset.storage, entry) for failure in record.failures)
+        named = [shorten(failure.detail) for failure in islice((f for f in failures if f.detail), NAMED_LOSSES)]
+        more = [f"{lost - len(named)} more"] if named and lost > len(named) else []
+        where = f"; {', '.join([*named, *more])}" if named else ""
+        found.append(Excess(entry.name, lost, entry.samples + lost, allowed, reasons + where))
+    return found

@@ -55,7 +55,8 @@ def fetch(source: Storage, manifest: Manifest, target: Storage, streams: Sequenc
         yield name
     recipe = load_dataset_recipe(target)
     entry = PlanEntry.from_json(target.read(PLAN), target / PLAN)
-    others = other_files(Dataset(target, recipe, entry, {}), manifest.fidelity, manifest.version is not None)
+    names = [stream.name for stream in manifest.streams]
+    others = other_files(Dataset(target, recipe, entry, {}), names, manifest.fidelity, manifest.version is not None)
     for name in [name for name in others if name not in (PLAN, RECIPE)]:
         _copy(source, name, sums.get(name), target)
         yield name

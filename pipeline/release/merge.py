@@ -23,7 +23,7 @@ from ...manifests.recipe import Recipe, read_recipe
 from ...manifests.records import sum_lines
 from ...manifests.shard import index_path, sha256_of_file
 from ...manifests.storage import Storage
-from .close import find_problems, release
+from .close import release, require_whole
 from .preview import draw_previews
 
 Value = TypeVar("Value")
@@ -35,8 +35,7 @@ def plan_merge(datasets: Sequence[Dataset], name: str, storage: Storage) -> Data
     Raises UsageError where no recipe could have made them all: other seeds, weights or classes, streams of one name.
     """
     for dataset in datasets:
-        for problem in find_problems(dataset)[:1]:
-            raise UsageError(f"{dataset.storage}: {problem}; repair it first")
+        require_whole(dataset)
     entries = [dataset.entry for dataset in datasets]
     recipe = _merge_recipes([dataset.recipe for dataset in datasets], name)
     classes = [{tuple(entry.class_names) for entry in load_manifest(dataset.storage).streams} for dataset in datasets]

@@ -44,14 +44,14 @@ def describe_anew(dataset: Dataset, recipe: Recipe, manifest: Manifest) -> Datas
     if recipe.digest() != manifest.recipe_sha256:
         reopen(dataset.storage)
         dataset.storage.write(RECIPE, recipe.to_toml().encode())
-        release(described, manifest.lost_workers)
+        release(described, manifest.lost_workers, [stream.name for stream in manifest.streams])
     return described
 
 
 def release_files(dataset: Dataset, manifest: Manifest) -> Iterator[str]:
     """Every file of a release but its manifest, in the order in which it is sent."""
     yield SUMS
-    yield from other_files(dataset, manifest.fidelity)
+    yield from other_files(dataset, [stream.name for stream in manifest.streams], manifest.fidelity)
     for stream in manifest.streams:
         for part in stream.parts:
             yield part.path
@@ -105,9 +105,10 @@ def publish_to_hub(dataset: Dataset, manifest: Manifest, repository: str, privat
     api: Any = HfApi(library_name="genint")
     root = dataset.storage.absolute
     # Patterns, since a list of a million names would be compared name by name.
-    folders = [f"{stream.name}/*" for stream in manifest.streams] + ["manifest/*"]
+    names = [stream.name for stream in manifest.streams]
+    folders = [f"{name}/*" for name in names] + ["manifest/*"]
     folders += [f"{FIDELITY}/*"] if manifest.fidelity else []
-    others = other_files(dataset, manifest.fidelity)
+    others = other_files(dataset, names, manifest.fidelity)
     single = [name for name in (SUMS, *others) if f"{PurePosixPath(name).parts[0]}/*" not in folders]
     try:
         api.create_repo(repository, repo_type="dataset", private=private, exist_ok=True)
@@ -140,7 +141,7 @@ def write_deposit(dataset: Dataset, manifest: Manifest, folder: Path) -> list[st
     Raises UsageError where the folder is not empty, or a record could not hold it.
     """
     storage = dataset.storage
-    others = other_files(dataset, manifest.fidelity)
+    others = other_files(dataset, [stream.name for stream in manifest.streams], manifest.fidelity)
     names = [SUMS, *others, *(part.path for stream in manifest.streams for part in stream.parts)]
     names = [name for name in names if not name.endswith("/_info.json")]
     for stream in manifest.streams:

@@ -23,6 +23,7 @@ from ...manifests.errors import GenintError, shorten
 from ...manifests.manifest import Record
 from ..release.close import RecordStore
 from .executor import Place, WorkerHandle, WorkerPool
+from .progress import Costs, GrowingTars, TimeLeft, time_left
 from .worker import Task
 
 # A shard that fails so often, or takes its worker down so often, is given up.
@@ -47,10 +48,11 @@ Shard = tuple[str, int]
 class Progress:
     """A point in a build: how much is done, and what just happened."""
 
-    done_samples: int
+    done_samples: int  # those of shards that are being written among them, where they can be counted
     total_samples: int
     done_shards: int
     total_shards: int
+    left: TimeLeft
     record: Record | None = None
     message: str = ""
 
@@ -110,6 +112,7 @@ class Hired:
 
     handle: WorkerHandle
     since: float = field(default_factory=time.monotonic)
+    busy_since: float = 0.0
     shards: int = 0
     noticed: bool = False
 
@@ -127,14 +130,23 @@ class Build:
     streams: Sequence[str]
     stopping: bool = False
     lost_workers: int = 0
+    lost_samples: int = 0
+    retries: int = 0
     faults: dict[Shard, str] = field(default_factory=dict)
     made: set[Shard] = field(default_factory=set)
+    _started: float = field(default_factory=time.monotonic)
+    _before: int = 0  # samples that were there when it began
+    _costs: Costs = field(default_factory=Costs)
     _starting: list[Hired] = field(default_factory=list)
     _idle: deque[Hired] = field(default_factory=deque)
     _running: dict[Future[Record], tuple[Task, Hired]] = field(default_factory=dict)
     _fruitless: Counter[Place | None] = field(default_factory=Counter)
     _unplaced: float = 0.0  # when workers without a place were last lost
     _reason: str = ""  # why a place is avoided
+
+    def rate(self, progress: Progress) -> float:
+        """Samples a second of this run so far."""
+        return round((progress.done_samples - self._before) / max(time.monotonic() - self._started, 1e-3), 2)
 
     def stop(self) -> None:
         """Let running shards finish and start no more. Safe in a signal handler."""
@@ -148,17 +160,30 @@ class Build:
         plans = {name: self.dataset.plan(name) for name in self.streams}
         store = RecordStore(self.dataset.storage)
         missing = {name: store.missing_shards(name, plan.num_shards) for name, plan in plans.items()}
-        if any(map(len, missing.values())):
-            store.reopen()
-        samples = sum(plans[name].shard_size(int(index)) for name, shards in missing.items() for index in shards)
+        store.reopen([name for name, shards in missing.items() if len(shards)])
         total = sum(plan.count for plan in plans.values()), sum(plan.num_shards for plan in plans.values())
-        done = [total[0] - samples, total[1] - sum(map(len, missing.values()))]
+        remaining = {
+            name: sum(plans[name].shard_size(int(index)) for index in shards) for name, shards in missing.items()
+        }
+        done = [total[0] - sum(remaining.values()), total[1] - sum(map(len, missing.values()))]
+        self._before, self._started = done[0], time.monotonic()
+        tars = GrowingTars(self.dataset.storage)
         tasks = Tasks(self.dataset, missing)
         losses: Counter[Shard] = Counter()
         failures: Counter[Shard] = Counter()
 
         def progress(message: str = "", record: Record | None = None) -> Progress:
-            return Progress(done[0], total[0], done[1], total[1], record, message)
+            under_way: dict[str, list[tuple[float, int]]] = {name: [] for name in plans}
+            for task, worker in self._running.values():
+                count = min(tars.count(task.stream, task.shard_index), plans[task.stream].shard_size(task.shard_index))
+                under_way[task.stream].append((time.monotonic() - worker.busy_since, count))
+            counts = {name: sum(count for _, count in shards) for name, shards in under_way.items()}
+            left = time_left(
+                {name: remaining[name] - counts[name] for name in plans},
+                {name: self._costs.seconds(name, under_way[name]) for name in plans},
+                min(self.pool.num_workers, max(1, total[1] - done[1])),
+            )
+            return Progress(done[0] + sum(counts.values()), total[0], done[1], total[1], left, record, message)
 
         yield progress()
         try:
@@ -177,6 +202,7 @@ class Build:
                 concurrent.futures.wait(futures, LOOK_EVERY, concurrent.futures.FIRST_COMPLETED)
                 for message in self._welcome():
                     yield progress(message)
+                yield progress()
                 for future in [future for future in self._running if future.done()]:
                     task, worker = self._running.pop(future)
                     shard = task.stream, task.shard_index
@@ -185,7 +211,11 @@ class Build:
                         self._keep(worker)
                         self.made.add(shard)
                         tasks.finish(task.stream)
-                        done = [done[0] + plans[task.stream].shard_size(task.shard_index), done[1] + 1]
+                        size = plans[task.stream].shard_size(task.shard_index)
+                        done = [done[0] + size, done[1] + 1]
+                        remaining[task.stream] -= size
+                        self._costs.add(future.result())
+                        self.lost_samples += len(future.result().failures)
                         yield progress(record=future.result())
                         continue
                     cause, reason = root_cause(error), describe_error(error)
@@ -201,6 +231,7 @@ class Build:
                     if given_up:
                         self.faults[shard] = reason
                     else:
+                        self.retries += 1
                         tasks.put_back(task, worker.place)
                     yield progress(
                         f"{task.stream} shard {task.shard_index}, attempt {task.attempt}, on {worker.place}: {reason}; "
@@ -232,6 +263,7 @@ class Build:
             if task is None:
                 self._idle.append(worker)
             else:
+                worker.busy_since = time.monotonic()
                 self._running[worker.handle.submit(task)] = (task, worker)
 
     def _welcome(self) -> Iterator[str]:

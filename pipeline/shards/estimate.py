@@ -41,7 +41,7 @@ class StreamEstimate:
 
 
 def estimate_streams(
-    ingredients: Ingredients, storage: Storage, device: str, names: list[str]
+    ingredients: Ingredients, storage: Storage, device: str, names: Sequence[str]
 ) -> Iterator[StreamEstimate]:
     """Time a few samples of each stream, after one untimed pass where that is short, and scale up."""
     facts = ingredients.facts
