@@ -1,15 +1,17 @@
 """`genint-evaluate`: checkpoints in, a measured report out. Heavy imports wait inside the commands."""
 
+import json
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from ..manifests.commands import Group, run_program
-from ..manifests.errors import UsageError
+from ..manifests.commands import Group, json_option, run_program
+from ..manifests.errors import UsageError, shorten
 
 if TYPE_CHECKING:
     from .report.results import Results
@@ -349,6 +351,39 @@ def fit_line(folders: tuple[Path, ...], clean: str, shifted: str, rows: tuple[st
             f"checkpoints; R2 {line.r2:.4f}, s.d. of residuals {line.residual_sd:.2f} points"
         )
         finish(out, results)
+
+
+@cli.command()
+@click.argument("baseline")
+@click.argument("row")
+@click.option(
+    "--results",
+    "folders",
+    multiple=True,
+    required=True,
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Folder of `run` that has the rows; repeatable, for rows of different reports.",
+)
+@json_option
+def compare(baseline: str, row: str, folders: tuple[Path, ...], as_json: bool) -> None:
+    """Print row ROW less row BASELINE on every test set that both were measured on, over the seeds that both have.
+
+    A row is what `run` was given as LABEL of --checkpoint LABEL=PATH.
+    """
+    from .compare import compare_reports
+
+    found = compare_reports(folders, baseline, row)
+    if as_json:
+        click.echo(json.dumps([asdict(each) for each in found], indent=2))
+        return
+    heads = [shorten(name, 16) for name in (baseline, row)]
+    click.echo(f"{'':32} {'measure':>10} {heads[0]:>16} {heads[1]:>16} {'difference':>11}  95 %, paired       seeds")
+    for each in found:
+        interval = f"{each.paired[0]:+.2f} to {each.paired[1]:+.2f}" if each.paired else "one pair of seeds"
+        means = f"{each.baseline:>16.2f} {each.row:>16.2f} {each.difference:>+11.2f}"
+        seeds = ", ".join(map(str, each.seeds))
+        click.echo(f"{each.test_set:32} {each.measure:>10} {means}  {interval:18} {seeds}")
 
 
 @contextmanager

@@ -12,7 +12,7 @@ def compare_rows(results: Results) -> list[RowDifference]:
     """Every other row less the first, on every set for which two seeds or more of both were measured."""
     rows = list(dict.fromkeys(entry.group for entry in results.checkpoints))
     found = []
-    for (test_set, measure, images), values in _values_by_set(results).items():
+    for (test_set, measure, images), values in values_by_set(results).items():
         first = values.get(rows[0], {})
         for row in rows[1:]:
             seeds = sorted(first.keys() & values.get(row, {}).keys())
@@ -28,7 +28,7 @@ def compare_rows(results: Results) -> list[RowDifference]:
     return found
 
 
-def _values_by_set(results: Results) -> Mapping[tuple[str, str, int], dict[str, dict[int, float]]]:
+def values_by_set(results: Results) -> Mapping[tuple[str, str, int], dict[str, dict[int, float]]]:
     """In percent, by (set, measure, images), row and seed."""
     members = Counter((entry.group, entry.seed) for entry in results.checkpoints)
     # A seed that a row has twice, or none, has no pair.
