@@ -59,7 +59,7 @@ def compare_reports(folders: Sequence[Path], baseline: str, row: str) -> list[Co
         )  # fmt: skip
     if not found:
         known = f"{_seeds(results, baseline)} and {_seeds(results, row)}"
-        raise UsageError(f"{baseline!r} and {row!r}: measured on no set in common with the same seed; known: {seeds}")
+        raise UsageError(f"{baseline!r} and {row!r}: measured on no set in common with the same seed; seeds: {known}")
     return found
 
 
