@@ -274,7 +274,7 @@ def build_shards(
 
     ingredients = gather(loaded, weights, bound, dry_run, allowed_code)
     if dry_run:
-        print_estimate(ingredients, storage, own_device, names, as_json)
+        print_estimate(ingredients, storage, pool, names, as_json)
         return
     with driver_lock(storage):
         complete(settle(ingredients, storage, own_device), ingredients, names, pool, reader)

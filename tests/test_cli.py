@@ -149,7 +149,7 @@ def test_a_folder_that_is_no_dataset(run_cli, tmp_path, command):
 def test_dry_run_writes_nothing_and_prints_the_cost(run_cli, tmp_path, tiny_recipe):
     result = run_cli("build-shards", tiny_recipe, "--out", tmp_path / "out", "--dry-run")
     assert result.exit_code == 0
-    for expected in ("natural", "60", "interventional", "one device (cpu:", "free"):
+    for expected in ("natural", "60", "interventional", "one core (cpu:", "free"):
         assert expected in result.out
     assert not (tmp_path / "out").exists()
 

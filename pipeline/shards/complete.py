@@ -47,6 +47,9 @@ from .progress import ProgressFile
 from .settle import Ingredients, write_derived
 from .worker import WorkerSettings
 
+# So much longer than its own work something takes where others use the machine, too.
+BUSY = 1.25
+
 
 def complete(
     dataset: Dataset,
@@ -182,36 +185,52 @@ def warn_of_scores(storage: Storage) -> None:
         )
 
 
-def print_estimate(
-    ingredients: Ingredients, storage: Storage, device: str, names: Sequence[str], as_json: bool
-) -> None:
+def print_estimate(ingredients: Ingredients, storage: Storage, pool: Pool, names: Sequence[str], as_json: bool) -> None:
     """What the streams will cost."""
+    device = pool.own_device()
+    found = describe_environment(device).device
+    workers, unit = (pool.workers or count_cores(), "core") if device == "cpu" else (pool.workers or 1, "GPU")
+    if not as_json:
+        print(f"{'stream':20} {'samples':>12} {'shards':>8} {'bytes':>10}   time on one {unit}")
+    rows = []
+    for row in estimate_streams(ingredients, storage, device, names):
+        rows.append(row)
+        if not as_json:
+            times = format_range(row.device_seconds, row.busy_seconds)
+            print(f"{row.name:20} {row.samples:>12,} {row.shards:>8,} {format_bytes(row.bytes):>10}   {times}")
+    size, free = sum(row.bytes for row in rows), storage.free_bytes()
+    seconds, busy = sum(row.device_seconds for row in rows), sum(row.busy_seconds for row in rows)
     if as_json:
-        rows = list(estimate_streams(ingredients, storage, device, names))
         tree = {
-            "device": describe_environment(device).device,
+            "device": found,
             "streams": [vars(row) for row in rows],
-            "bytes": sum(row.bytes for row in rows),
-            "device_seconds": sum(row.device_seconds for row in rows),
-            "free_bytes": storage.free_bytes(),
+            "bytes": size,
+            "device_seconds": seconds,
+            "busy_seconds": busy,
+            "workers": workers,
+            "free_bytes": free,
             "timed_with_random_weights": ingredients.stand_ins,
         }
         print(json.dumps(tree, indent=2))
         return
-    print(f"{'stream':20} {'samples':>12} {'shards':>8} {'bytes':>10} {'device time':>12}")
-    size = seconds = 0.0
-    for row in estimate_streams(ingredients, storage, device, names):
-        print(
-            f"{row.name:20} {row.samples:>12,} {row.shards:>8,} {format_bytes(row.bytes):>10} "
-            f"{format_seconds(row.device_seconds):>12}"
-        )
-        size, seconds = size + row.bytes, seconds + row.device_seconds
-    free = storage.free_bytes()
-    print(f"one device ({describe_environment(device).device}): {format_seconds(seconds)}")
+    print(f"one {unit} ({found}): {format_range(seconds, busy)}; {seconds / 3600:,.2f} {unit} hours")
+    many = f"{workers} {unit}{'s' if workers > 1 else ''}"
+    print(f"with {many}, one worker each: {format_range(seconds / workers, busy / workers)}")
+    if busy > BUSY * seconds:
+        print("the lower time is for a machine that does nothing else, the upper one for what goes on here now")
     if ingredients.stand_ins:
         absent = ", ".join(ingredients.stand_ins)
         print(f"timed with random weights of the same shape for {absent}; bytes from a typical photograph")
     print(f"disk: {format_bytes(size)} needed, {format_bytes(free) if free is not None else 'unknown'} free")
+    if free is not None and size > free:
+        warn(f"warning: {storage}: the disk is too small by {format_bytes(size - free)}; choose another --out")
+
+
+def format_range(least: float, most: float) -> str:
+    """One duration, or two where they differ by more than a measurement does."""
+    if most <= BUSY * least:
+        return format_seconds(most)
+    return f"{format_seconds(least)} to {format_seconds(most)}"
 
 
 def _build(dataset: Dataset, names: Sequence[str], start_pool: Callable[[], WorkerPool]) -> Build:
@@ -231,6 +250,7 @@ def _build(dataset: Dataset, names: Sequence[str], start_pool: Callable[[], Work
                 note = f"{progress.done_shards:,} of {progress.total_shards:,} shards"
                 display.update(progress.done_samples, progress.total_samples, note, str(progress.left))
     except GenintError as error:
+        told.end(str(error))
         raise type(error)(f"{error}; to resume: {this_command()}") from error
     finally:
         pool.close()

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
 from ...manifests.console import format_seconds
 from ...manifests.dataset import Dataset
@@ -31,19 +32,32 @@ LONG_PASS = 2.0
 
 @dataclass(frozen=True)
 class StreamEstimate:
-    """One stream's cost. device_seconds is for one device of the kind at hand."""
+    """One stream's cost. device_seconds is for one device of the kind at hand (a CPU: one worker, one core) that does
+    nothing else; busy_seconds for one that others use as they did while it was timed."""
 
     name: str
     samples: int
     shards: int
     bytes: float
     device_seconds: float
+    busy_seconds: float
 
 
 def estimate_streams(
     ingredients: Ingredients, storage: Storage, device: str, names: Sequence[str]
 ) -> Iterator[StreamEstimate]:
     """Time a few samples of each stream, after one untimed pass where that is short, and scale up."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as a worker has
+    try:
+        yield from _estimate_streams(ingredients, storage, device, names)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _estimate_streams(
+    ingredients: Ingredients, storage: Storage, device: str, names: Sequence[str]
+) -> Iterator[StreamEstimate]:
     facts = ingredients.facts
     network = ingredients.network
     if network is not None and facts.directions is None:
@@ -67,10 +81,12 @@ def estimate_streams(
             context.recipe = recipe.model_copy(update={"generator": smaller})
         for _ in range(2):
             images: list[bytes | None] = []
-            started = time.perf_counter()
+            started, worked = time.perf_counter(), time.process_time()
             for r in RENDERERS[stream.source](context, rehearsed, samples):
                 images.append(encode_image(r.image, stream, mark) if r.image is not None else r.encoded)
                 seconds = time.perf_counter() - started
+                # What others take of this machine meanwhile is none of a CPU's work.
+                own_seconds = min(seconds, time.process_time() - worked) if device == "cpu" else seconds
                 if seconds > LONGEST_PASS:
                     break
             if seconds > LONG_PASS:
@@ -88,7 +104,7 @@ def estimate_streams(
             plan.count,
             plan.num_shards,
             plan.count * (size + 2500),
-            plan.count * rehearsal.factor * scale * seconds / len(images),
+            *(plan.count * rehearsal.factor * scale * each / len(images) for each in (own_seconds, seconds)),
         )
 
 

@@ -5,6 +5,7 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -99,13 +100,20 @@ class ProgressFile:
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
         self._last = -float("inf")
+        self._tree: Mapping[str, Any] = {}
 
     def write(self, tree: Mapping[str, Any], now: bool = False) -> None:
         """Write it, unless it was written a moment ago."""
+        self._tree = tree
         if now or time.monotonic() - self._last >= WRITE_EVERY[self._storage.local]:
             self._last = time.monotonic()
             stamped = {"time": datetime.now(UTC).isoformat(timespec="seconds"), **tree}
             self._storage.write(PROGRESS, json.dumps(stamped, indent=1).encode() + b"\n")
+
+    def end(self, reason: str) -> None:
+        """Add why the build has ended before it was done, if that can be written: the disk may be full."""
+        with suppress(OSError):
+            self.write({**self._tree, "ended": reason}, now=True)
 
     def remove(self) -> None:
         self._storage.remove(PROGRESS)

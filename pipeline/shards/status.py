@@ -118,6 +118,8 @@ def _describe(
     if isinstance(faults, dict) and faults:
         shard, reason = next(iter(faults.items()))
         yield f"{len(faults)} shards failed, first {shard}: {reason}"
+    elif said and said.get("ended"):
+        yield f"it ended: {said['ended']}"
     if progress is None:
         yield "no shard has been finished since it began"
         return
