@@ -343,3 +343,12 @@ def test_a_build_tells_how_it_comes_on_while_a_shard_is_made(
     last = next(progress for progress in seen if progress.done_shards == 5)
     assert (last.left.seconds, last.left.not_measured) == (10.0, ())
     assert seen[-1].done_samples == 90
+
+
+def test_tars_are_looked_at_by_the_clock_not_for_every_shard(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[int] = []
+    monkeypatch.setattr(driver.GrowingTars, "count", lambda tars, shards: looks.append(len(shards)) or {})
+    monkeypatch.setattr(driver, "LOOK_EVERY", 1000.0)
+    build, _ = run(dataset, ThreadPool([GOOD]))
+    assert len(build.made) == SHARDS
+    assert len(looks) == 1

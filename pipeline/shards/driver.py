@@ -172,18 +172,34 @@ class Build:
         losses: Counter[Shard] = Counter()
         failures: Counter[Shard] = Counter()
 
+        counts: dict[Shard, int] = {}  # samples of shards under way
+        # By stream, how long and how far each is.
+        ages: dict[str, list[tuple[float, int]]] = {name: [] for name in plans}
+        looked = -float("inf")
+
+        def look() -> None:
+            """See how far the shards under way are: now and then, for it reads a file of each."""
+            nonlocal looked
+            running = {(task.stream, task.shard_index): worker for task, worker in self._running.values()}
+            for shards in ages.values():
+                shards.clear()
+            for shard, count in tars.count(running).items():
+                counts[shard] = min(count, plans[shard[0]].shard_size(shard[1]))
+                ages[shard[0]].append((time.monotonic() - running[shard].busy_since, counts[shard]))
+            looked = time.monotonic()
+
         def progress(message: str = "", record: Record | None = None) -> Progress:
-            under_way: dict[str, list[tuple[float, int]]] = {name: [] for name in plans}
-            for task, worker in self._running.values():
-                count = min(tars.count(task.stream, task.shard_index), plans[task.stream].shard_size(task.shard_index))
-                under_way[task.stream].append((time.monotonic() - worker.busy_since, count))
-            counts = {name: sum(count for _, count in shards) for name, shards in under_way.items()}
+            if time.monotonic() - looked >= LOOK_EVERY:
+                look()
+            under_way = Counter[str]()
+            for (name, _), count in counts.items():
+                under_way[name] += count
             left = time_left(
-                {name: remaining[name] - counts[name] for name in plans},
-                {name: self._costs.seconds(name, under_way[name]) for name in plans},
+                {name: remaining[name] - under_way[name] for name in plans},
+                {name: self._costs.seconds(name, ages[name]) for name in plans},
                 min(self.pool.num_workers, max(1, total[1] - done[1])),
             )
-            return Progress(done[0] + sum(counts.values()), total[0], done[1], total[1], left, record, message)
+            return Progress(done[0] + under_way.total(), total[0], done[1], total[1], left, record, message)
 
         yield progress()
         try:
@@ -206,6 +222,7 @@ class Build:
                 for future in [future for future in self._running if future.done()]:
                     task, worker = self._running.pop(future)
                     shard = task.stream, task.shard_index
+                    counts.pop(shard, None)
                     error = future.exception()
                     if error is None:
                         self._keep(worker)

@@ -23,22 +23,31 @@ PROGRESS = f"{RECORDS}/progress.json"
 WRITE_EVERY = {True: 5.0, False: 30.0}  # in a local folder, in a bucket
 
 
+# Of a tar: where to read on, samples, the last one's key.
+_Seen = tuple[int, int, bytes]
+
+
 class GrowingTars:
     """Samples in tars that are being written, counted by their headers. In a bucket none can be seen."""
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
-        self._seen: dict[Path, tuple[int, int, bytes]] = {}  # by tar: where to read on, samples, the last one's key
+        self._seen: dict[Path, _Seen] = {}
 
-    def count(self, stream: str, shard_index: int) -> int:
-        """Samples that the unfinished tar of a shard holds by now."""
+    def count(self, shards: Iterable[tuple[str, int]]) -> dict[tuple[str, int], int]:
+        """Samples that the unfinished tars of these shards hold by now. What is known of others is forgotten."""
+        before, self._seen = self._seen, {}
+        return {shard: self._count(*shard, before) for shard in shards}
+
+    def _count(self, stream: str, shard_index: int, before: Mapping[Path, _Seen]) -> int:
         if not self._storage.local:
             return 0
         path = self._storage.local_path(shard_name(stream, shard_index))
-        return max((self._count(found) for found in path.parent.glob(f"{path.name}{TEMPORARY}*")), default=0)
+        found = path.parent.glob(f"{path.name}{TEMPORARY}*")
+        return max((self._read(tar, before.get(tar, (0, 0, b""))) for tar in found), default=0)
 
-    def _count(self, path: Path) -> int:
-        offset, samples, key = self._seen.get(path, (0, 0, b""))
+    def _read(self, path: Path, seen: _Seen) -> int:
+        offset, samples, key = seen
         try:
             with open(path, "rb") as file:
                 while len(block := os.pread(file.fileno(), BLOCK, offset)) == BLOCK:

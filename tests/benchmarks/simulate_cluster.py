@@ -2,8 +2,8 @@
 
     python tests/benchmarks/simulate_cluster.py --shards 1000000
 
-Nothing is rendered and no process is started: workers of 64 nodes answer after a drawn time, die, join late and straggle.
-The simulated answers come faster than the driver can take them, so that what is timed is the driver.
+Nothing is rendered and no process is started: workers of 64 nodes answer after a drawn time, die, join late and
+straggle. The simulated answers come faster than the driver can take them, so that what is timed is the driver.
 """
 
 import argparse
@@ -119,7 +119,7 @@ class SimulatedWorker:
                 future.set_exception(BrokenExecutor("the node died"))
             else:
                 cluster.made[task.stream, task.shard_index] += 1
-                future.set_result(Record.model_construct(stream=task.stream, shard_index=task.shard_index))
+                future.set_result(answer_of(task, seconds))
 
         slow = draw > 1 - cluster.stragglers
         cluster.clock.call(100 * seconds if slow else seconds, answer)
@@ -127,6 +127,13 @@ class SimulatedWorker:
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+def answer_of(task: Task, seconds: float) -> Record:
+    """As much of a record as the driver reads."""
+    return Record.model_construct(
+        stream=task.stream, shard_index=task.shard_index, samples=1, failures=[], seconds=seconds
+    )
 
 
 def main() -> None:
