@@ -139,6 +139,8 @@ class Listing:
         if num_names > MAX_CLASSES:
             raise ValueError(f"{num_names} classes; at most {MAX_CLASSES}")
         names = tuple(islice(lines, num_names))
+        if any("\t" in name for name in names):
+            raise ValueError(f"fewer than {num_names} names of classes")
         rows = list(_rising(line.split("\t", 2) for line in lines))
         width = len(str(num_names - 1))
         for row in rows:

@@ -44,8 +44,17 @@ def finished(recipe: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def begun(recipe: Path) -> Path:
+    """A build that was stopped after its first stream, before anything was closed."""
     build(recipe, recipe.with_name("begun"), "--stream", "natural")
-    return recipe.with_name("begun")
+    dataset = recipe.with_name("begun")
+    for line in (dataset / "manifest" / "natural-00000.jsonl").read_text().splitlines():
+        record = dataset / "records" / "natural" / "0000" / f"{json.loads(line)['shard_index']:07d}.json"
+        record.parent.mkdir(parents=True, exist_ok=True)
+        record.write_text(line)
+    shutil.rmtree(dataset / "manifest")
+    for name in ("manifest.json", "SHA256SUMS", "README.md", "croissant.json"):
+        (dataset / name).unlink()
+    return dataset
 
 
 @pytest.fixture

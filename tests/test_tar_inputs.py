@@ -178,7 +178,7 @@ def test_tar_without_labels_serves_as_styles_of_one_class(tmp_path: Path) -> Non
     listing = list_input("images", str(paintings), "paintings")
     assert listing.folders == () and listing.class_ranges() == [range(7)]
     assert {listing.read(path) for path in listing.paths} == {jpeg(i) for i in range(7)}
-    with pytest.raises(UsageError, match=r"s-000.tar/part/0000.jpg: no class; expected a number in .cls"):
+    with pytest.raises(UsageError, match=r"s-000.tar/part/0000.jpg: no class; expected a number \(.cls"):
         list_input("class folders", str(paintings), "photos")
 
 
@@ -236,7 +236,7 @@ def test_truncated_tar_is_named(tars: Path, keep: int) -> None:
         ({"a.jpg": b"x", "a.json": b'{"class_name": 3}'}, r"class_name '3' in .json; expected a text"),
         ({"a.jpg": b"x", "a.png": b"x", "a.cls": b"1"}, "sample 'a' has 2 images"),
         ({"a.cls": b"1"}, "sample 'a' has no image; expected one, found cls"),
-        ({"a.jpg": b"x", "b.jpg": b"x", "a.cls": b"1"}, "b.jpg: no class; expected a number in .cls"),
+        ({"a.jpg": b"x", "b.jpg": b"x", "a.cls": b"1"}, "b.jpg: no class; expected a number \\(.cls"),
         ({"README": b"x"}, "no image in 1 tars"),
     ],
 )
@@ -274,5 +274,5 @@ def test_tar_cut_after_listing_loses_only_what_is_gone(tars: Path) -> None:
 def test_compressed_tar_is_explained(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "x.tar.gz", "w:gz"):
         pass
-    with pytest.raises(UsageError, match=r"expected a folder or a .tar \(not compressed\)"):
+    with pytest.raises(UsageError, match=r"expected a folder, a .tar \(not compressed\) or a .csv"):
         list_input("images", str(tmp_path / "x.tar.gz"), "photos")

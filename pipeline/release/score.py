@@ -27,7 +27,7 @@ from ...manifests.fidelity import (
     scores_name,
 )
 from ...manifests.label_reader import LabelReader, open_checkpoint
-from ...manifests.manifest import FIDELITY, Record, load_manifest
+from ...manifests.manifest import FIDELITY, MANIFEST, Record, load_manifest
 from ...manifests.pictures import decode_picture
 from ...manifests.recipe import Recipe
 from ...manifests.samples import check_shard
@@ -74,9 +74,10 @@ def _earlier_scorer(storage: Storage) -> str | None:
     with suppress(FormatError):
         if scorer := load_scorer(storage):
             return scorer.checkpoint
-    with suppress(FormatError):
-        fidelity = load_manifest(storage, altered=True).fidelity
-        return fidelity.checkpoint if fidelity else None
+    if storage.exists(MANIFEST):
+        with suppress(FormatError):
+            fidelity = load_manifest(storage, altered=True).fidelity
+            return fidelity.checkpoint if fidelity else None
     return None
 
 
