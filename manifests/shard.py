@@ -175,6 +175,13 @@ def sweep(folder: Path) -> None:
                 Path(parent, name).unlink(missing_ok=True)
 
 
+def sweep_shard(path: Path) -> None:
+    """Remove what writers of this shard that were killed have left beside it. Only where none is at work on it."""
+    for own in (path, index_path(path)):
+        for leftover in path.parent.glob(f"{own.name}{TEMPORARY}*"):
+            leftover.unlink(missing_ok=True)
+
+
 def sync_folder(folder: Path) -> None:
     """Make renames inside `folder` survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)

@@ -1,6 +1,9 @@
 """The driver on workers that break: no machine's fault costs a shard that another machine can make."""
 
+import os
+import signal
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -12,7 +15,7 @@ from genint.manifests.dataset import Dataset
 from genint.manifests.errors import FormatError, GenintError
 from genint.manifests.manifest import Record, shard_name
 from genint.manifests.recipe import load_recipe
-from genint.manifests.shard import ShardWriter
+from genint.manifests.shard import ShardWriter, sha256_of_file
 from genint.manifests.storage import Storage
 from genint.pipeline.shards import driver, executor
 from genint.pipeline.shards.driver import Build
@@ -52,6 +55,10 @@ class ThreadWorker:
         self._pool.make(self.place, task)
         return Record.model_construct(stream=task.stream, shard_index=task.shard_index, seconds=2.0, samples=4)
 
+    def kill(self) -> None:
+        self._pool.ended.append(self.place)
+        self._pool.ending.set()
+
     def close(self) -> None:
         self._thread.shutdown()
         self._pool.free.append(self._pool.joining.pop() if self._pool.joining else self.place)
@@ -69,6 +76,8 @@ class ThreadPool:
     tried: list[tuple[str, int, Place]] = field(default_factory=list)
     killed: bool = False
     unplaced_losses: int = 0  # of workers without a place, so many are lost at once
+    ended: list[Place | None] = field(default_factory=list)  # places of workers that were killed
+    ending: threading.Event = field(default_factory=threading.Event)
     joining: list[Place] = field(default_factory=list)  # places that take those of workers that are let go
     _avoided: set[Place | None] = field(default_factory=set)
 
@@ -352,3 +361,70 @@ def test_tars_are_looked_at_by_the_clock_not_for_every_shard(dataset: Dataset, m
     build, _ = run(dataset, ThreadPool([GOOD]))
     assert len(build.made) == SHARDS
     assert len(looks) == 1
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every shard that is under way is late as soon as another of its stream is made."""
+    monkeypatch.setattr(driver, "LOOK_EVERY", 0.01)
+    monkeypatch.setattr(driver, "LATE_LEAST", 0.0)
+    monkeypatch.setattr(driver, "LATE_FACTOR", 0.0)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_late_shard_is_given_to_an_idle_worker_too_and_the_first_to_finish_wins(dataset: Dataset) -> None:
+    begun = threading.Event()
+
+    def make(place: Place, task: Task) -> None:
+        if place == BAD:
+            begun.set()
+            assert pool.ending.wait(60)  # it hangs until it is ended
+            raise BrokenExecutor("killed")
+        assert begun.wait(60)
+
+    pool = ThreadPool([GOOD, BAD], make)
+    build, said = run(dataset, pool)
+    assert len(build.made) == SHARDS and not build.faults
+    ((stream, index, _),) = [tried for tried in pool.tried if tried[2] == BAD]
+    assert Counter(tried[:2] for tried in pool.tried) == Counter(build.made) + Counter([(stream, index)])
+    assert pool.ended == [BAD] and build.lost_workers == 0
+    (line,) = said
+    assert line.startswith(f"{stream} shard {index} has taken ") and line.endswith(f"given to {GOOD} too")
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_late_shard_that_fails_elsewhere_is_left_to_who_had_it_first(dataset: Dataset) -> None:
+    begun, failed = threading.Event(), threading.Event()
+
+    def make(place: Place, task: Task) -> None:
+        if place == BAD:
+            begun.set()
+            assert failed.wait(60)
+            return
+        assert begun.wait(60)
+        if (task.stream, task.shard_index, BAD) in pool.tried:
+            failed.set()
+            raise FormatError("a photograph that cannot be read here")
+
+    pool = ThreadPool([GOOD, BAD], make)
+    build, said = run(dataset, pool)
+    assert len(build.made) == SHARDS and not build.faults and not pool.ended
+    assert any(line.endswith("a photograph that cannot be read here; another worker is at it") for line in said)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_process_that_stands_still_costs_no_shard_and_leaves_nothing(tiny_recipe: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(str(tiny_recipe), ["streams.natural.samples_per_shard=1"])
+    dataset = settle(gather(recipe), Storage(tmp_path), "cpu")
+    build = Build(dataset, LocalPool(WorkerSettings(str(tmp_path), dataset.entry.digest, "cpu"), 2), ["natural"])
+    stopped: list[int] = []
+    for _ in build.run():
+        if len(build._running) == 2 and not stopped:
+            (_, worker), *_ = build._running.values()
+            stopped.append(worker.handle._process.result())
+            os.kill(stopped[0], signal.SIGSTOP)
+    assert stopped and not build.faults
+    records = [Record.from_json(path.read_bytes(), path) for path in tmp_path.glob("records/natural/*/*.json")]
+    assert len(records) == len(build.made) == dataset.plan("natural").num_shards
+    assert all(sha256_of_file(tmp_path / record.path) == record.sha256 for record in records)
+    assert not list(tmp_path.rglob("*.tmp.*"))

@@ -3,6 +3,9 @@
 Three rules keep one bad machine from spoiling a build. A shard is handed only to a worker that has said it is ready. A
 worker is let go after any fault but one of the data (GenintError). A shard that has failed goes to another place than
 before, as long as there is one, before it is given up; and a place where workers come to nothing gets no more of them.
+
+Where workers have nothing else to do, they take a shard that takes much longer than it should elsewhere: the first to
+finish wins, with the same bytes, and the other is ended.
 """
 
 import concurrent.futures
@@ -20,7 +23,9 @@ from numpy.typing import NDArray
 
 from ...manifests.dataset import Dataset
 from ...manifests.errors import GenintError, shorten
-from ...manifests.manifest import Record
+from ...manifests.manifest import Record, shard_name
+from ...manifests.shard import sweep_shard
+from ...manifests.sources.stream import StreamPlan
 from ..release.close import RecordStore
 from .executor import Place, WorkerHandle, WorkerPool
 from .progress import Costs, GrowingTars, TimeLeft, time_left
@@ -37,6 +42,12 @@ DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 LOOK_EVERY = 1.0
 # Seconds after which workers that have not started are worth a word.
 WAIT_NOTICE = 60.0
+
+# A shard is late after so many times what its stream's shards take, and after so many seconds at least.
+LATE_FACTOR = 3.0
+LATE_LEAST = 60.0
+# Seconds that a worker which was ended may take to be gone.
+END_SECONDS = 10.0
 
 # Of Ray's messages.
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
@@ -140,6 +151,8 @@ class Build:
     _starting: list[Hired] = field(default_factory=list)
     _idle: deque[Hired] = field(default_factory=deque)
     _running: dict[Future[Record], tuple[Task, Hired]] = field(default_factory=dict)
+    _doubled: set[Shard] = field(default_factory=set)  # late ones that a second worker has been given
+    _ended: dict[Future[Record], tuple[Task, Hired]] = field(default_factory=dict)  # at work on what another has made
     _fruitless: Counter[Place | None] = field(default_factory=Counter)
     _unplaced: float = 0.0  # when workers without a place were last lost
     _reason: str = ""  # why a place is avoided
@@ -208,6 +221,8 @@ class Build:
                 if not self.stopping:
                     self._start_workers(tasks.available)
                     self._hand_out(tasks)
+                    for message in self._double_late(plans):
+                        yield progress(message)
                 if not self._running and (self.stopping or not tasks.available):
                     return
                 placed = self._running or any(worker.place for worker in self._starting)
@@ -220,12 +235,16 @@ class Build:
                     yield progress(message)
                 yield progress()
                 for future in [future for future in self._running if future.done()]:
+                    if future not in self._running:
+                        continue  # ended a moment ago: another has made its shard
                     task, worker = self._running.pop(future)
                     shard = task.stream, task.shard_index
                     counts.pop(shard, None)
                     error = future.exception()
+                    others = self._others(shard)
                     if error is None:
                         self._keep(worker)
+                        self._end(others)
                         self.made.add(shard)
                         tasks.finish(task.stream)
                         size = plans[task.stream].shard_size(task.shard_index)
@@ -245,20 +264,25 @@ class Build:
                     else:
                         failures[shard] += 1
                     given_up = failures[shard] >= MAX_FAULTS or losses[shard] >= MAX_LOSSES
-                    if given_up:
+                    if others:
+                        fate = "another worker is at it"
+                    elif given_up:
                         self.faults[shard] = reason
+                        fate = "given up"
                     else:
                         self.retries += 1
                         tasks.put_back(task, worker.place)
+                        fate = "will be tried again"
                     yield progress(
                         f"{task.stream} shard {task.shard_index}, attempt {task.attempt}, on {worker.place}: {reason}; "
-                        + ("given up" if given_up else "will be tried again")
+                        f"{fate}"
                     )
                     if isinstance(cause, GenintError):
                         self._idle.append(worker)  # the data's fault, not its own
                     elif self._let_go(worker, MAX_FRUITLESS, f"no worker can make a shard: {reason}"):
                         yield progress(f"{worker.place}: {MAX_FRUITLESS} workers in a row made no shard; no more there")
         finally:
+            self._bury(END_SECONDS)
             if self._running or (self.stopping and self._starting):
                 self.pool.kill()
             for worker in (*self._idle, *self._starting):
@@ -282,6 +306,50 @@ class Build:
             else:
                 worker.busy_since = time.monotonic()
                 self._running[worker.handle.submit(task)] = (task, worker)
+
+    def _double_late(self, plans: Mapping[str, StreamPlan]) -> Iterator[str]:
+        """Give shards that are late to workers that nothing else is left for; yields a line for each."""
+        for task, slow in list(self._running.values()) if self._idle else []:
+            shard = task.stream, task.shard_index
+            cost, size = self._costs.seconds(task.stream), plans[task.stream].shard_size(task.shard_index)
+            seconds = time.monotonic() - slow.busy_since
+            if shard in self._doubled or cost is None or seconds < max(LATE_LEAST, LATE_FACTOR * cost * size):
+                continue
+            # Elsewhere, if there is an elsewhere.
+            worker = next((idle for idle in self._idle if idle.place != slow.place), self._idle[0])
+            self._idle.remove(worker)
+            self._doubled.add(shard)
+            worker.busy_since = time.monotonic()
+            self._running[worker.handle.submit(task)] = (task, worker)
+            yield (
+                f"{task.stream} shard {task.shard_index} has taken {seconds:.0f} s on {slow.place}, of "
+                f"{cost * size:.0f} s that it should; given to {worker.place} too"
+            )
+            if not self._idle:
+                return
+
+    def _others(self, shard: Shard) -> list[Future[Record]]:
+        """What else is running of a shard."""
+        if shard not in self._doubled:
+            return []
+        return [future for future, (task, _) in self._running.items() if (task.stream, task.shard_index) == shard]
+
+    def _end(self, futures: Sequence[Future[Record]]) -> None:
+        """End the workers of shards that others have made."""
+        for future in futures:
+            task, worker = self._running.pop(future)
+            worker.handle.kill()
+            self._ended[future] = task, worker
+        self._bury(0.0)
+
+    def _bury(self, seconds: float) -> None:
+        """Let workers go that were ended, and remove what they were writing; waits for those that are still there."""
+        concurrent.futures.wait(self._ended, seconds)
+        for future in [future for future in self._ended if future.done() or seconds]:
+            task, worker = self._ended.pop(future)
+            worker.handle.close()
+            if self.dataset.storage.local:
+                sweep_shard(self.dataset.storage.local_path(shard_name(task.stream, task.shard_index)))
 
     def _welcome(self) -> Iterator[str]:
         """Take in the workers that have started; yields what is to be said of those that have not."""

@@ -9,6 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -51,6 +52,9 @@ class WorkerHandle(Protocol):
 
     def close(self) -> None:
         """Let a worker go, in whatever state it is."""
+
+    def kill(self) -> None:
+        """End a worker at once, whatever it is doing; its shard's future ends soon after. `close` comes next."""
 
 
 class WorkerPool(Protocol):
@@ -182,12 +186,16 @@ class _ThreadWorker(_LocalWorker):
     def submit(self, task: Task) -> Future[Record]:
         return self._executor.submit(lambda: self._worker.make_shard(task))
 
+    def kill(self) -> None:
+        raise AssertionError("a thread cannot be ended, and a lone worker has nobody to take its shard")
+
 
 class _ProcessWorker(_LocalWorker):
     def __init__(self, settings: WorkerSettings, place: Place, give_back: Callable[[], None]) -> None:
         # Spawned, not forked: torch and CUDA do not survive a fork.
         context = multiprocessing.get_context("spawn")
         super().__init__(ProcessPoolExecutor(1, mp_context=context, initializer=_begin_process), place, give_back)
+        self._process = self._executor.submit(os.getpid)
         self.ready = self._executor.submit(_start, settings)
 
     def submit(self, task: Task) -> Future[Record]:
@@ -197,6 +205,10 @@ class _ProcessWorker(_LocalWorker):
             lost: Future[Record] = Future()
             lost.set_exception(error)
             return lost
+
+    def kill(self) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(self._process.result(), signal.SIGKILL)
 
 
 # Of a worker's process.

@@ -259,3 +259,6 @@ class _RayWorker:
         # After the connection has ended, ray.kill would begin another one.
         if ray.is_initialized():
             ray.kill(self._actor)
+
+    def kill(self) -> None:
+        self.close()

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from genint.manifests.manifest import Record
 from genint.manifests.recipe import load_recipe
 from genint.manifests.storage import Storage
+from genint.pipeline.shards import driver
 from genint.pipeline.shards.driver import Build
 from genint.pipeline.shards.executor import Place
 from genint.pipeline.shards.settle import gather, settle
@@ -65,7 +66,8 @@ class Cluster:
     rng: random.Random = field(default_factory=lambda: random.Random(0))
     clock: Clock = field(default_factory=Clock)
     made: Counter[tuple[str, int]] = field(default_factory=Counter)
-    killed: int = 0
+    died: int = 0
+    ended: int = 0
     what: str = "CPU"
 
     def __post_init__(self) -> None:
@@ -114,8 +116,10 @@ class SimulatedWorker:
         draw = cluster.rng.random()
 
         def answer() -> None:
+            if not future.set_running_or_notify_cancel():
+                return  # ended meanwhile
             if draw < cluster.deaths:
-                cluster.killed += 1
+                cluster.died += 1
                 future.set_exception(BrokenExecutor("the node died"))
             else:
                 cluster.made[task.stream, task.shard_index] += 1
@@ -123,7 +127,12 @@ class SimulatedWorker:
 
         slow = draw > 1 - cluster.stragglers
         cluster.clock.call(100 * seconds if slow else seconds, answer)
+        self._future = future
         return future
+
+    def kill(self) -> None:
+        self._future.cancel()
+        self._cluster.ended += 1
 
     def close(self) -> None:
         """Nothing is held."""
@@ -144,6 +153,7 @@ def main() -> None:
     parser.add_argument("--deaths", type=float, default=0.001)
     parser.add_argument("--stragglers", type=float, default=0.0001)
     options = parser.parse_args()
+    driver.LATE_LEAST = 10 * options.seconds
     only = [
         f"streams.observational.{key}" for key in (f"latents_per_class={options.shards // 10}", "samples_per_shard=1")
     ]
@@ -167,7 +177,8 @@ def main() -> None:
         end="",
     )
     print(f"{spent / options.shards * 1e3:.3f} ms of the driver a shard; {lost} lost, {twice} made twice, ", end="")
-    print(f"{cluster.killed:,} workers died, {said:,} messages; memory {before:.0f} MB before, ", end="")
+    print(f"{cluster.died:,} workers died, {cluster.ended:,} were late and ended, {said:,} messages; ", end="")
+    print(f"memory {before:.0f} MB before, ", end="")
     print(f"{at_start:.0f} MB after 10,000 steps, {memory():.0f} MB at the end; load average {os.getloadavg()[0]:.1f}")
 
 
