@@ -80,7 +80,7 @@ def test_ones_own_line_is_fitted_by_a_command_and_stands_in_the_report(tmp_path:
     assert "logit(shifted) = 1.5000 logit(test) -1.0000, through 3 checkpoints; R2 1.0000" in found.out
     page = (own / "index.html").read_text()
     assert "line of 3 models of your own" in page and "one of its models" in page
-    assert "<th>effective</th>" in page and ">+10.00<" in page and "n = 50" in page
+    assert ">effective</th>" in page and ">+10.00<" in page and "n = 50" in page
     assert run_main(main, *arguments).exit_code == 0
     (line,) = load_results(own).lines
     assert [model.checkpoint for model in line.through] == ["a", "b", "c"]
@@ -98,7 +98,7 @@ def test_ones_own_line_is_fitted_by_a_command_and_stands_in_the_report(tmp_path:
     # A row that was measured on other images of the same name has no place on the line.
     foreign = load_results(others)
     foreign.lines = [line]
-    assert "<th>effective</th>" not in write_report(others, foreign).read_text()
+    assert ">effective</th>" not in write_report(others, foreign).read_text()
 
 
 def results(marked: str, protocol: str) -> Results:

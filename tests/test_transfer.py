@@ -260,7 +260,9 @@ def test_what_cannot_be_read_is_a_hole_with_its_path_and_spoils_no_other(
     (paintings / "3.jpg").write_bytes(b"")
     result = build()
     assert result.exit_code == 1
-    assert "stream fast: 1 of 12 samples lost (1 unreadable image, first " in result.err
+    unknown = "no image of a known format"
+    assert f"stream fast: 1 of 12 samples lost (1 unreadable image; ant/04.png: {unknown})" in result.err
+    assert f"(3 unreadable image; ant/04.png: {unknown}, 3.jpg: {unknown})" in result.err
 
     dataset = Storage(tmp_path / "dataset")
     failures = {

@@ -3,6 +3,7 @@
 import hashlib
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
@@ -192,9 +193,9 @@ def closed_streams(dataset: Dataset) -> list[str]:
 
 
 def require_whole(dataset: Dataset) -> None:
-    """Raise UsageError where a dataset is not complete, or streams of its recipe are not made yet."""
+    """Raise FormatError where a dataset is damaged, UsageError where streams of its recipe are not made yet."""
     for problem in find_problems(dataset)[:1]:
-        raise UsageError(f"{dataset.storage}: {problem}; genint-pipeline repair {dataset.storage} mends it")
+        raise FormatError(f"{dataset.storage}: {problem}; genint-pipeline repair {dataset.storage} mends it")
     missing = load_manifest(dataset.storage).missing_streams
     if missing:
         raise UsageError(
@@ -368,8 +369,11 @@ def excess_failures(dataset: Dataset) -> list[Excess]:
             continue
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(entry.failures.items()))
         failures = (failure for record in read_records(dataset.storage, entry) for failure in record.failures)
-        named = [shorten(failure.detail) for failure in islice((f for f in failures if f.detail), NAMED_LOSSES)]
-        more = [f"{lost - len(named)} more"] if named and lost > len(named) else []
-        where = f"; {', '.join([*named, *more])}" if named else ""
+        # A file may be lost in several samples.
+        details = Counter(failure.detail for failure in failures if failure.detail)
+        named = list(islice(details, NAMED_LOSSES))
+        others = lost - sum(details[detail] for detail in named)
+        more = [f"{others} more"] if named and others else []
+        where = f"; {', '.join([*map(shorten, named), *more])}" if named else ""
         found.append(Excess(entry.name, lost, entry.samples + lost, allowed, reasons + where))
     return found
