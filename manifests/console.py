@@ -137,7 +137,8 @@ def set_output(log: Path | None = None, verbose: bool = False, quiet: bool = Fal
     if verbose and quiet:
         raise UsageError("--verbose and --quiet: give one of them")
     try:
-        file = open(log, "a", encoding="utf-8", buffering=1) if log else None  # noqa: SIM115 - open as long as it is
+        # Names of files may hold bytes that are no text.
+        file = open(log, "a", 1, "utf-8", "backslashreplace") if log else None  # noqa: SIM115 - open as long as it is
     except OSError as error:
         raise UsageError(f"--log {log}: {error.strerror}") from error
     _output.close()

@@ -573,7 +573,8 @@ def _rebuild(
         name = f"{result.record.stream} shard {result.record.shard_index}"
         click.echo(f"{name}: parameters {parameters}, {pixels}", err=as_json)
     if report is not None:
-        report.write_text(make_report(dataset, manifest, results, describe_environment(device)), "utf-8")
+        page = make_report(dataset, manifest, results, describe_environment(device))
+        report.write_text(page, "utf-8", "backslashreplace")  # names of files may hold bytes that are no text
         click.echo(f"report: {report}", err=as_json)
     return results
 

@@ -69,6 +69,13 @@ def test_what_cannot_be_shown_or_logged_is_refused(run_cli: Run, words: list[str
     assert result.exit_code == 2 and message in result.err
 
 
+def test_a_log_holds_names_that_are_no_text(run_cli: Run, tmp_path: Path) -> None:
+    log = tmp_path / "log.txt"
+    result = run_cli("status", "no-\udcff", "--log", log)
+    assert result.exit_code in (1, 2) and "Traceback" not in result.err
+    assert "no-\\udcff" in log.read_text("utf-8")
+
+
 def test_status_tells_of_a_build_of_another_process_and_of_one_that_ended(
     run_cli: Run, recipe: Path, tmp_path: Path
 ) -> None:
