@@ -110,6 +110,9 @@ def test_every_row_is_what_the_trainer_takes(rows: ModuleType, tmp_path: Path):
         leading = stage.batch_sizes["natural" if row.natural else "int"]
         assert configuration.images_per_epoch // leading in (46, 47) and stage.epochs == 8
         assert set(row.datasets) <= set(rows.DATASETS)
+        kinds = {"observational": "int", "interventional": "int", "transfer": "transfer", "stylized": "transfer"}
+        terms = {kinds.get(name, "counterfactual") for name in row.names} | ({"natural"} if row.natural else set())
+        assert set(stage.terms) == terms, row.name
         words = row.arguments(tmp_path, 3)
         assert words[words.index("--seed") + 1] == "3"
         assert ("--imagenet" in words) == (row.natural is not None)
