@@ -175,10 +175,10 @@ def sweep(folder: Path) -> None:
                 Path(parent, name).unlink(missing_ok=True)
 
 
-def sweep_shard(path: Path) -> None:
-    """Remove what writers of this shard that were killed have left beside it. Only where none is at work on it."""
-    for own in (path, index_path(path)):
-        for leftover in path.parent.glob(f"{own.name}{TEMPORARY}*"):
+def sweep_files(*paths: Path) -> None:
+    """Remove what writers of these files that were killed have left beside them. Only where none is at work on them."""
+    for path in paths:
+        for leftover in path.parent.glob(f"{path.name}{TEMPORARY}*"):
             leftover.unlink(missing_ok=True)
 
 

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from ...manifests.dataset import Dataset
 from ...manifests.errors import GenintError, shorten
-from ...manifests.manifest import Record, shard_name
-from ...manifests.shard import sweep_shard
+from ...manifests.manifest import Record, record_name, shard_name
+from ...manifests.shard import index_path, sweep_files
 from ...manifests.sources.stream import StreamPlan
 from ..release.close import RecordStore
 from .executor import Place, WorkerHandle, WorkerPool
@@ -349,7 +349,9 @@ class Build:
             task, worker = self._ended.pop(future)
             worker.handle.close()
             if self.dataset.storage.local:
-                sweep_shard(self.dataset.storage.local_path(shard_name(task.stream, task.shard_index)))
+                shard = task.stream, task.shard_index
+                tar, record = (self.dataset.storage.local_path(name(*shard)) for name in (shard_name, record_name))
+                sweep_files(tar, index_path(tar), record)
 
     def _welcome(self) -> Iterator[str]:
         """Take in the workers that have started; yields what is to be said of those that have not."""
