@@ -2,11 +2,11 @@
 
 import json
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
@@ -62,6 +62,17 @@ def pick_device(request: str, workers: int = 0, threads: int | None = None) -> s
 batch_option = click.option(
     "--batch-size", default=64, show_default=True, type=click.IntRange(1, 65536), help="Images in a forward pass."
 )
+Command = TypeVar("Command", bound=Callable[..., object])
+
+
+def results_option(meaning: str) -> Callable[[Command], Command]:
+    """Folders of results that a command reads."""
+    return click.option(
+        "--results", "folders", multiple=True, required=True, metavar="DIR", type=click.Path(path_type=Path),
+        help=meaning,
+    )  # fmt: skip
+
+
 workers_option = click.option(
     "--workers", default=0, show_default=True, type=click.IntRange(0, MOST_WORKERS), help="Processes that decode."
 )
@@ -320,15 +331,7 @@ def failure_points(
 
 
 @cli.command("fit-line")
-@click.option(
-    "--results",
-    "folders",
-    multiple=True,
-    required=True,
-    metavar="DIR",
-    type=click.Path(path_type=Path),
-    help="Folder of `run`, whose checkpoints are the ordinary models; repeatable.",
-)
+@results_option("Folder of `run`, whose checkpoints are the ordinary models; repeatable.")
 @click.option("--clean", required=True, metavar="SET", help="Name of the clean set, as the report has it.")
 @click.option("--shifted", required=True, metavar="SET", help="Name of the shifted set.")
 @click.option(
@@ -356,15 +359,7 @@ def fit_line(folders: tuple[Path, ...], clean: str, shifted: str, rows: tuple[st
 @cli.command()
 @click.argument("baseline")
 @click.argument("row")
-@click.option(
-    "--results",
-    "folders",
-    multiple=True,
-    required=True,
-    metavar="DIR",
-    type=click.Path(path_type=Path),
-    help="Folder of `run` that has the rows; repeatable, for rows of different reports.",
-)
+@results_option("Folder of `run` that has the rows; repeatable, for rows of different reports.")
 @json_option
 def compare(baseline: str, row: str, folders: tuple[Path, ...], as_json: bool) -> None:
     """Print row ROW less row BASELINE on every test set that both were measured on, over the seeds that both have.
@@ -393,7 +388,7 @@ def results_in(out: Path, resumes: bool = False) -> "Iterator[Results]":
     from .report.results import open_results
 
     with open_results(out) as results:
-        say_start(out, resumes)
+        say_start(out, resumes, with_progress=True)
         yield results
 
 

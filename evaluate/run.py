@@ -87,7 +87,8 @@ def load_candidates(texts: Sequence[str]) -> list[Candidate]:
             name = name if all(name != c.name for c in same) else f"{group}/{classifier.sha256[:8]}"
         else:
             name = group
-        candidates.append(Candidate(name, group, location, classifier))
+        # Progress and errors name it as the report does.
+        candidates.append(Candidate(name, group, location, replace(classifier, name=name)))
     shown = _shown([candidate.location for candidate in candidates])
     return [replace(candidate, location=location) for candidate, location in zip(candidates, shown, strict=True)]
 

@@ -97,19 +97,20 @@ def command_arguments() -> list[str]:
 _unsaid: list[str] = []
 
 
-def say_start(place: object, resumes: bool = True) -> None:
+def say_start(place: object, resumes: bool = True, with_progress: bool = False) -> None:
     """Say where a long command writes, and what becomes of that where it is interrupted.
 
-    It is said with the first progress, or at the end: a mistake that is found before stands alone.
+    with_progress: not before the first progress, where a mistake may still be found; without any it is not said.
     """
     after = "the same command goes on" if resumes else "the same command starts again"
     _unsaid[:] = [f"writes to {place}; if it is interrupted, {after}"]
+    if not with_progress:
+        say(_unsaid.pop())
 
 
 def say_next(*steps: Sequence[object] | str) -> None:
     """Say what to look at, or which commands to give, after one has ended well."""
-    while _unsaid:
-        say(_unsaid.pop())
+    _unsaid.clear()
     for step in steps:
         say(f"next: {step if isinstance(step, str) else shlex.join(map(str, step))}")
 
@@ -118,6 +119,7 @@ def say(line: str, at: int = NORMAL) -> None:
     """A line for people, from verbosity `at` on, and in the log. Not on stdout: that is for others to read."""
     text = shorten(mask_credentials(line), LONGEST_MESSAGE)
     if _output.verbosity >= at:
+        sys.stdout.flush()  # what was said there came before, also where both go into one file
         print(text, file=sys.stderr)
     if at <= max(_output.verbosity, NORMAL):
         _output.write(text)

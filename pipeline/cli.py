@@ -221,7 +221,7 @@ def directions(
     say_start(folder, resumes=False)
     for line in write_directions(loaded, weights, bound, device, folder, show, labels, allowed_code):
         click.echo(line)
-    say_next(f"look at the picture; where objects dissolve, narrow step_ranges in {recipe}")
+    say_next(f"look at the picture; where objects dissolve, narrow step_ranges of the recipe {recipe}")
 
 
 @cli.command("build-shards")
@@ -833,17 +833,33 @@ def check_png(option: str, path: Path) -> None:
         raise UsageError(f"{option} {shorten(str(path))}: expected a .png in a folder that exists")
 
 
+fit_seed_option = click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed for weights and data order."
+)
+
+
+def confounding_option(default: float) -> Callable[[Command], Command]:
+    """How much the class explains of the backgrounds and poses that a network is trained on."""
+    return click.option(
+        "--confounding", type=click.FloatRange(0, 1), default=default, show_default=True,
+        help="a of the training pictures.",
+    )  # fmt: skip
+
+
+def write_fit_report(folder: Path, report: object) -> None:
+    """Keep what was measured of a network beside it, and show it."""
+    text = json.dumps(report, indent=2)
+    (folder / "report.json").write_text(text + "\n")
+    click.echo(text)
+
+
 @cli.command("fit-generator")
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, help="Folder for config.json and pytorch_model.bin."
 )
 @click.option("--steps", type=click.IntRange(min=1), default=5000, show_default=True, help="Updates of the generator.")
-@click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed for weights and data order."
-)
-@click.option(
-    "--confounding", type=click.FloatRange(0, 1), default=0.8, show_default=True, help="a of the training pictures."
-)
+@fit_seed_option
+@confounding_option(0.8)
 @click.option("--start", metavar="mini|DIR", help="A fitted generator to begin with, instead of fresh weights.")
 @device_option
 def fit_generator(out: Path, steps: int, seed: int, confounding: float, start: str | None, device: str) -> None:
@@ -868,20 +884,15 @@ def fit_generator(out: Path, steps: int, seed: int, confounding: float, start: s
             display.update(progress.step, steps, losses)
     click.echo(f"wrote {out / 'config.json'} and {out / 'pytorch_model.bin'}")
     report = measure_generator(out, settings.confounding, device)
-    (out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
-    click.echo(json.dumps(report, indent=2))
+    write_fit_report(out, report)
     say_next(["genint-pipeline", "directions", "--weights", out])
 
 
 @cli.command("fit-encoder")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for encoder.pth.")
 @click.option("--epochs", type=click.IntRange(min=1), default=6, show_default=True, help="Passes over the images.")
-@click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed for weights and data order."
-)
-@click.option(
-    "--confounding", type=click.FloatRange(0, 1), default=0.8, show_default=True, help="a of the training pictures."
-)
+@fit_seed_option
+@confounding_option(0.8)
 def fit_encoder(out: Path, epochs: int, seed: int, confounding: float) -> None:
     """Train the mini world's perceptual encoder, which its transfers compare pictures by, and measure it."""
     from ..manifests.console import ProgressDisplay, say_next, say_start
@@ -893,8 +904,7 @@ def fit_encoder(out: Path, epochs: int, seed: int, confounding: float) -> None:
         for progress in fitting.fit_encoder(out, settings):
             display.update(progress.step, progress.steps, f"cross entropy {progress.loss:.2f}")
     report = fitting.measure_encoder(out, confounding)
-    (out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
-    click.echo(json.dumps(report, indent=2))
+    write_fit_report(out, report)
     say_next(
         [
             "genint-pipeline",
@@ -912,12 +922,8 @@ def fit_encoder(out: Path, epochs: int, seed: int, confounding: float) -> None:
 @click.option(
     "--epochs", type=click.IntRange(min=1), default=10, show_default=True, help="Times that it sees an object."
 )
-@click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed for weights and data order."
-)
-@click.option(
-    "--confounding", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="a of the training pictures."
-)
+@fit_seed_option
+@confounding_option(0.0)
 def fit_reader(out: Path, epochs: int, seed: int, confounding: float) -> None:
     """Train the mini world's reader of objects, which scores its generated samples, and measure it."""
     from ..manifests.console import ProgressDisplay, say_next, say_start
@@ -929,20 +935,15 @@ def fit_reader(out: Path, epochs: int, seed: int, confounding: float) -> None:
         for progress in fitting.fit_reader(out, settings):
             display.update(progress.step, progress.steps, f"cross entropy {progress.loss:.2f}")
     report = fitting.measure_reader(out)
-    (out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
-    click.echo(json.dumps(report, indent=2))
+    write_fit_report(out, report)
     say_next(f"{out / 'report.json'} has what it can do; the shipped one's is genint/pipeline/data/mini-reader")
 
 
 @cli.command("fit-saliency")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for saliency.pth.")
 @click.option("--steps", type=click.IntRange(min=1), default=600, show_default=True, help="Updates of the network.")
-@click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed for weights and data order."
-)
-@click.option(
-    "--confounding", type=click.FloatRange(0, 1), default=0.8, show_default=True, help="a of the training pictures."
-)
+@fit_seed_option
+@confounding_option(0.8)
 def fit_saliency(out: Path, steps: int, seed: int, confounding: float) -> None:
     """Train the mini world's saliency network, which makes the masks of its CGN, and measure it."""
     from ..manifests.console import ProgressDisplay, say_next, say_start
@@ -954,8 +955,7 @@ def fit_saliency(out: Path, steps: int, seed: int, confounding: float) -> None:
         for progress in fitting.fit_saliency(out, settings):
             display.update(progress.step, steps, f"cross entropy {progress.loss:.3f}")
     report = fitting.measure_saliency(out, confounding)
-    (out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
-    click.echo(json.dumps(report, indent=2))
+    write_fit_report(out, report)
     say_next(["genint-pipeline", "fit-cgn", "--input", f"mini-saliency={out / 'saliency.pth'}", "--out", "cgns/own"])
 
 
@@ -1009,6 +1009,5 @@ def fit_cgn(
     click.echo(f"wrote {folder / 'cgn.pth'}")
     if isinstance(settings, BigGanFit) and settings.generator == MINI_GENERATOR:
         report = measure_cgn(folder, weights or weights_location(settings.generator), device=device)
-        (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
-        click.echo(json.dumps(report, indent=2))
+        write_fit_report(folder, report)
     say_next(["genint-pipeline", "interpolate", "--cgn", folder])

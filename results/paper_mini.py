@@ -11,11 +11,13 @@ import contextlib
 import hashlib
 import json
 import multiprocessing
+import multiprocessing.connection
 import os
 import platform
 import resource
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
@@ -72,11 +74,27 @@ def main() -> None:
     print(f"{len(tasks) - len(missing)} of {len(tasks)} trainings are there already", flush=True)
     spawn = multiprocessing.get_context("spawn")
     started = time.monotonic()
-    with ProcessPoolExecutor(options.jobs, mp_context=spawn) as pool:
-        waited = [pool.submit(make_run, *task, data, options.work, options.out) for task in missing]
+    with ProcessPoolExecutor(options.jobs, mp_context=spawn, initializer=end_with_parent) as pool:
+        waited = {pool.submit(make_run, *task, data, options.work, options.out): task for task in missing}
         for count, future in enumerate(as_completed(waited), 1):
+            row, seed = waited[future]
+            if error := future.exception():
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise SystemExit(f"{row.name} seed {seed}: {error}")
             left = (time.monotonic() - started) / count * (len(waited) - count)
             print(f"{future.result()} ({count} of {len(waited)}, {left / 60:.0f} min left)", flush=True)
+
+
+def end_with_parent() -> None:
+    """Have this worker end where its parent is killed: it would go on with what it was given."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def build(name: str, data: Path, out: Path) -> None:

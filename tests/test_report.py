@@ -158,7 +158,7 @@ def test_second_run_adds_to_the_folder_and_reuses_predictions(report, runs, refe
     code, printed, error = evaluate("run", "--checkpoint", runs / "b", *arguments)
     assert code == 0, error
     assert json.loads(printed) == json.loads((out / "results.json").read_text())
-    assert f"writes to {out}; if it is interrupted, the same command goes on" in error
+    assert "writes to" not in error  # there was nothing to do that takes its time
     assert f"look at {out / 'index.html'}" in error
     assert {path: path.stat().st_mtime_ns for path in (out / "cache").iterdir()} == before
     assert [entry.name for entry in load_results(out).checkpoints] == ["both/a", "both/b", "a", "b"]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..manifests.commands import Command, json_option, run_program
-from ..manifests.errors import UsageError, mask_credentials, shorten
+from ..manifests.errors import GenintError, UsageError, mask_credentials, shorten
 
 if TYPE_CHECKING:
     from .configuration import Configuration
@@ -323,9 +323,11 @@ def _has_test(dataset: str) -> bool:
     from ..manifests.manifest import load_manifest
     from ..manifests.storage import Storage
 
-    return any(
-        stream.role == "natural" and stream.split == "test" for stream in load_manifest(Storage(dataset)).streams
-    )
+    try:
+        streams = load_manifest(Storage(dataset)).streams
+    except (GenintError, OSError):  # it may have gone while the run was under way, which has ended well
+        return False
+    return any(stream.role == "natural" and stream.split == "test" for stream in streams)
 
 
 def _set_threads(threads: int | None, workers: int) -> None:

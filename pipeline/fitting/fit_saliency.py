@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.nn import functional as F
 
 from ...manifests.world import CLASSES, SLICES
 from ..cgn.saliency import Saliency, TinyUNet, load_saliency
+from ..mini.training import to_tensor
 from ..mini.world import Pictures, compose_pictures
 
 FILE_NAME = "saliency.pth"
@@ -97,8 +97,3 @@ def intersection_over_union(first: NDArray[np.bool_], second: NDArray[np.bool_])
     """Of two masks [N, H, W] each, [N]; two empty ones are equal."""
     both, either = (first & second).sum((1, 2)), (first | second).sum((1, 2))
     return np.where(either == 0, 1.0, both / np.maximum(either, 1))
-
-
-def to_tensor(images: NDArray[np.uint8]) -> Tensor:
-    """[N, H, W, 3] uint8 to [N, 3, H, W] in [-1, 1]."""
-    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1.0

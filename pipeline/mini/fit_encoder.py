@@ -17,6 +17,7 @@ from ...manifests.shard import sha256_of_file
 from ...manifests.world import CLASSES, IMAGE_SIZE, SLICES
 from ..networks.weights import load_weights
 from ..style.vgg import Vgg, load_vgg, make_vgg, random_state
+from .training import EpochProgress, train_epochs
 from .world import compose_pictures
 
 CHANNELS = (24, 24, 48, 48, 96)
@@ -43,17 +44,8 @@ class EncoderSettings:
     activation: float = 1.0
 
 
-@dataclass(frozen=True)
-class EncoderProgress:
-    """One finished step: its number (1-based), the number of all, and the cross entropy."""
-
-    step: int
-    steps: int
-    loss: float
-
-
-def fit_encoder(out: Path, settings: EncoderSettings) -> Iterator[EncoderProgress]:
-    """Train and write `encoder.pth` and the settings into `out`."""
+def fit_encoder(out: Path, settings: EncoderSettings) -> Iterator[EpochProgress]:
+    """Train and write `encoder.pth` and the settings into `out`; the loss is the cross entropy."""
     out.mkdir(parents=True, exist_ok=True)
     encoder, head = _untrained(settings.seed)
     parameters = [*encoder.weights, *encoder.biases, *head]
@@ -61,21 +53,11 @@ def fit_encoder(out: Path, settings: EncoderSettings) -> Iterator[EncoderProgres
         parameter.requires_grad_()
     pictures = compose_pictures("train", np.arange(settings.num_objects), settings.confounding, settings.confounding)
     images, labels = _to_tensor(pictures.images), torch.from_numpy(pictures.class_labels)
-    per_epoch = -(-settings.num_objects // settings.batch_size)
-    steps = settings.epochs * per_epoch
-    optimizer = torch.optim.AdamW(parameters, settings.learning_rate)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, steps)
-    rng = torch.Generator().manual_seed(settings.seed)
-    step = 0
-    for _ in range(settings.epochs):
-        for rows in torch.randperm(len(images), generator=rng).split(settings.batch_size):
-            loss = F.cross_entropy(_classify(encoder, head, images[rows]), labels[rows])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            step += 1
-            yield EncoderProgress(step, steps, loss.item())
+
+    def loss_of(rows: Tensor) -> Tensor:
+        return F.cross_entropy(_classify(encoder, head, images[rows]), labels[rows])
+
+    yield from train_epochs(parameters, len(images), settings, lambda epoch: loss_of)
     with torch.no_grad():
         scale_activations(encoder, head[0], images[:MEASURED], settings.activation)
     torch.save(_state(encoder, head), out / FILE_NAME)

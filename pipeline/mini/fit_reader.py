@@ -1,7 +1,7 @@
 """Train the mini world's reader of objects: what tells whether a generated picture still shows its class."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.nn import functional as F
 
 from ...manifests.world import CLASSES, SLICES, draw_nuisances
-from .reader import FILE_NAME, MiniReader, ObjectCnn, load_reader, to_tensor
+from .reader import FILE_NAME, MiniReader, ObjectCnn, load_reader
+from .training import EpochProgress, to_tensor, train_epochs
 from .world import BATCH, compose, compose_pictures, load_objects
 
 CONFOUNDING = 0.8  # of the mini dataset's natural pictures
@@ -34,38 +36,19 @@ class ReaderSettings:
     num_objects: int = SLICES["train"]
 
 
-@dataclass(frozen=True)
-class ReaderProgress:
-    """One finished step: its number (1-based), the number of all, and the cross entropy."""
-
-    step: int
-    steps: int
-    loss: float
-
-
-def fit_reader(out: Path, settings: ReaderSettings) -> Iterator[ReaderProgress]:
-    """Train and write `reader.pth` and the settings into `out`."""
+def fit_reader(out: Path, settings: ReaderSettings) -> Iterator[EpochProgress]:
+    """Train and write `reader.pth` and the settings into `out`; the loss is the cross entropy."""
     out.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)  # the layers' own initialisation offers no generator argument
         network = ObjectCnn(len(CLASSES))
     labels = torch.from_numpy(load_objects("train").class_labels[: settings.num_objects])
-    per_epoch = -(-len(labels) // settings.batch_size)
-    steps = settings.epochs * per_epoch
-    optimizer = torch.optim.AdamW(network.parameters(), settings.learning_rate)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, steps)
-    rng = torch.Generator().manual_seed(settings.seed)
-    step = 0
-    for epoch in range(settings.epochs):
+
+    def begin(epoch: int) -> Callable[[Tensor], Tensor]:
         images = to_tensor(_compose_anew(labels.numpy(), epoch, settings.confounding))
-        for rows in torch.randperm(len(labels), generator=rng).split(settings.batch_size):
-            loss = F.cross_entropy(network(images[rows]), labels[rows])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            step += 1
-            yield ReaderProgress(step, steps, loss.item())
+        return lambda rows: F.cross_entropy(network(images[rows]), labels[rows])
+
+    yield from train_epochs(network.parameters(), len(labels), settings, begin)
     torch.save(network.state_dict(), out / FILE_NAME)
     (out / "settings.json").write_text(json.dumps(asdict(settings), indent=2) + "\n")
 

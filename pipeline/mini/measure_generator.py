@@ -15,6 +15,7 @@ from ...manifests.sources.generated import PACKAGE_BOUND
 from ...manifests.world import CLASSES, NUISANCES
 from ..biggan.fast_generator import fold
 from ..biggan.generator import load_generator
+from .training import halving_layers, to_tensor
 from .world import compose_pictures, load_objects
 
 EPOCHS = 8
@@ -27,17 +28,9 @@ class Reader(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
-        for channels_in, channels_out in ((3, 32), (32, 64), (64, 128)):
-            layers += [
-                nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False),
-                nn.BatchNorm2d(channels_out),
-                nn.ReLU(),
-                nn.Conv2d(channels_out, channels_out, 3, padding=1, stride=2, bias=False),
-                nn.BatchNorm2d(channels_out),
-                nn.ReLU(),
-            ]
-        self.body = nn.Sequential(*layers, nn.Flatten(), nn.Linear(128 * 16, 128), nn.ReLU())
+        self.body = nn.Sequential(
+            *halving_layers((32, 64, 128)), nn.Flatten(), nn.Linear(128 * 16, 128), nn.ReLU()
+        )  # fmt: skip
         self.class_head = nn.Linear(128, len(CLASSES))
         self.nuisance_head = nn.Linear(128, len(NUISANCES))
 
@@ -54,7 +47,7 @@ def train_reader(confounding: float, seed: int = 0) -> Reader:
         reader = Reader()
         count = len(load_objects("train").class_labels)
         pictures = compose_pictures("train", np.arange(count), confounding, confounding)
-        images = _to_tensor(pictures.images)
+        images = to_tensor(pictures.images)
         labels = torch.from_numpy(pictures.class_labels)
         nuisances = torch.from_numpy(pictures.nuisances / _sd()).float()
         optimizer = torch.optim.AdamW(reader.parameters(), 2e-3)
@@ -142,12 +135,8 @@ def read_images(reader: Reader, images: NDArray[np.uint8]) -> tuple[NDArray[np.f
     """Logits [N, classes], nuisances [N, nuisances] in their standard deviations and features [N, D] of images
     [N, 32, 32, 3]."""
     with torch.inference_mode():
-        parts = [reader(batch) for batch in _to_tensor(images).split(BATCH)]
+        parts = [reader(batch) for batch in to_tensor(images).split(BATCH)]
     return tuple(torch.cat(column).double().numpy() for column in zip(*parts, strict=True))
-
-
-def _to_tensor(images: NDArray[np.uint8]) -> Tensor:
-    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1.0
 
 
 def _sd() -> NDArray[np.float64]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ...manifests.kernels import hold_kernels
 from ...manifests.world import CLASSES, IMAGE_SIZE
 from ..networks.weights import fit_weights, load_weights
+from .training import halving_layers, to_tensor
 
 MINI_READER = "mini-reader"
 FILE_NAME = "reader.pth"
@@ -24,17 +25,7 @@ class ObjectCnn(nn.Module):
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
-        for channels_in, channels_out in ((3, 24), (24, 48), (48, 96)):
-            layers += [
-                nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False),
-                nn.BatchNorm2d(channels_out),
-                nn.ReLU(),
-                nn.Conv2d(channels_out, channels_out, 3, padding=1, stride=2, bias=False),
-                nn.BatchNorm2d(channels_out),
-                nn.ReLU(),
-            ]
-        self.body = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten())
+        self.body = nn.Sequential(*halving_layers((24, 48, 96)), nn.AdaptiveAvgPool2d(2), nn.Flatten())
         self.head = nn.Linear(4 * 96, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -73,8 +64,3 @@ def load_reader(path: Path | None = None, device: str = "cpu") -> MiniReader:
     network = ObjectCnn(len(CLASSES))
     fit_weights(network, weights, f"{path}: not a reader of the mini world")
     return MiniReader(network, sha256, device)
-
-
-def to_tensor(images: NDArray[np.uint8]) -> Tensor:
-    """[N, H, W, 3] uint8 to [N, 3, H, W] in [-1, 1]."""
-    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1.0

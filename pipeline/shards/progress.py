@@ -27,6 +27,10 @@ WRITE_EVERY = {True: 5.0, False: 30.0}  # in a local folder, in a bucket
 _Seen = tuple[int, int, bytes]
 
 
+# Of streams whose cost is not known; more are counted.
+MOST_NAMED = 3
+
+
 class GrowingTars:
     """Samples in tars that are being written, counted by their headers. In a bucket none can be seen."""
 
@@ -90,7 +94,10 @@ class TimeLeft:
     not_measured: tuple[str, ...]
 
     def __str__(self) -> str:
-        others = f"{', '.join(self.not_measured)} not measured yet" if self.not_measured else ""
+        names = ", ".join(self.not_measured)
+        if len(self.not_measured) > MOST_NAMED:
+            names = f"{len(self.not_measured)} streams"
+        others = f"{names} not measured yet" if names else ""
         known = f"about {format_seconds(self.seconds)} left" if self.seconds or not others else ""
         return f"{known} and {others}" if known and others else known or others
 
